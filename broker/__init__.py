@@ -1,0 +1,1 @@
+"""A self-hosted stockbroker: the server between customers and a stock exchange."""
