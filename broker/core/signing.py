@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 
-SECRET_PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of every such secret
 HEADER_ID, HEADER_TIMESTAMP, HEADER_SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 
 
@@ -48,9 +48,7 @@ def verify(keys: Iterable[bytes], headers: Mapping[str, str], body: bytes) -> in
     try:
         message_id = headers[HEADER_ID]
         timestamp = int(headers[HEADER_TIMESTAMP]) if headers[HEADER_TIMESTAMP].isascii() else -1
-        offered = [
-            part.encode() for part in headers[HEADER_SIGNATURE].split(" ") if part.startswith("v1,")
-        ]
+        offered = [part.encode() for part in headers[HEADER_SIGNATURE].split(" ") if part.startswith("v1,")]
         expected = [sign(key, message_id, timestamp, body).encode() for key in keys]
     except (KeyError, ValueError) as error:
         raise BadSignature("the webhook-id, -timestamp and -signature headers must be there") from error

@@ -1,0 +1,215 @@
+"""The operator's API: customers, keys and cash, behind the admin token."""
+
+import re
+from collections.abc import Awaitable, Mapping
+from decimal import Decimal
+from typing import Annotated, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from broker.auth import Authenticator, NewKey
+from broker.config import Config
+from broker.core.messages import MoveCash, Refusal
+from broker.core.money import Money, format_money, parse_money
+from broker.core.types import CustomerId
+from broker.customers import Customers, NoSuchCustomer
+from broker.http import ApiError, convert, json_response, parse_json, read_body
+from broker.reading import Json, Reading
+from broker.shards import Booked, Shards
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
+_DEPOSIT_MAX = Money(10**10 * 10_000)
+"""$10 billion in one movement: a slip of the finger more than money."""
+
+Amount = Annotated[str | int | Decimal, msgspec.Meta(description='an amount in dollars, like "100000.00"')]
+# Printable, and so without NUL or lone surrogates, which PostgreSQL cannot store.
+_PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)"
+
+
+class CreateCustomerRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /admin/v1/customers."""
+
+    name: Annotated[
+        str, msgspec.Meta(max_length=200, pattern=_PRINTABLE, description="text of at most 200 printable characters")
+    ] = ""
+    cash: Amount = 0
+    accountType: Annotated[str, msgspec.Meta(description='"cash"')] = "cash"  # noqa: N815 - the wire's name
+
+
+class CashRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /admin/v1/customers/{customerId}/credits and …/debits."""
+
+    amount: Amount
+    reference: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, max_length=200, pattern=_PRINTABLE, description="text of 1 to 200 printable characters"
+        ),
+    ]
+
+
+class AdminApi:
+    """The routes that the admin token opens."""
+
+    def __init__(
+        self, customers: Customers, shards: Shards, reading: Reading, authenticator: Authenticator, config: Config
+    ) -> None:
+        self._customers = customers
+        self._shards = shards
+        self._reading = reading
+        self._authenticator = authenticator
+        self._config = config
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to mount."""
+        one = "/admin/v1/customers/{customerId}"
+        return [
+            web.post("/admin/v1/customers", self.create),
+            web.get(one, self.get, allow_head=False),
+            web.post(f"{one}/suspend", self.suspend),
+            web.post(f"{one}/activate", self.activate),
+            web.post(f"{one}/keys", self.issue_key),
+            web.delete(f"{one}/keys/{{keyId}}", self.revoke_key),
+            web.post(f"{one}/credits", self.credit),
+            web.post(f"{one}/debits", self.debit),
+        ]
+
+    def _operator(self, request: web.Request) -> None:
+        self._authenticator.require_operator(request.headers.get("Authorization"))
+
+    async def _body(self, request: web.Request) -> object:
+        self._operator(request)
+        body = await read_body(request, self._config.body_max, self._config.body_wait_s)
+        return parse_json(body) if body else {}
+
+    async def create(self, request: web.Request) -> web.Response:
+        """A new customer, and the only time that its secret is shown."""
+        wanted = convert(await self._body(request), CreateCustomerRequest)
+        if wanted.accountType != "cash":
+            sentence = 'accountType must be "cash": this version of the broker has no margin accounts.'
+            raise ApiError(400, "invalid_request", sentence)
+        cash = _amount("cash", wanted.cash, 0)
+        created = await self._customers.create(wanted.name, wanted.accountType, cash)
+        return json_response({"customerId": str(created.customer_id), **_key(created.key)}, 201)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """A customer with balance and keys."""
+        self._operator(request)
+        customer_id = _customer_id(request)
+        row = await self._found(self._customers.get(customer_id))
+        keys = await self._customers.keys(customer_id)
+        return json_response(
+            {
+                **_customer(row),
+                "balance": await self._reading.balance(customer_id),
+                "keys": [
+                    {"keyId": key["key_id"], "createdAt": key["created_at"], "revokedAt": key["revoked_at"]}
+                    for key in keys
+                ],
+            }
+        )
+
+    async def suspend(self, request: web.Request) -> web.Response:
+        """Stop a customer's trading; what it has placed goes on."""
+        return await self._set_status(request, "suspended")
+
+    async def activate(self, request: web.Request) -> web.Response:
+        """Let a suspended customer trade again."""
+        return await self._set_status(request, "active")
+
+    async def _set_status(self, request: web.Request, status: str) -> web.Response:
+        self._operator(request)
+        return json_response(_customer(await self._found(self._customers.set_status(_customer_id(request), status))))
+
+    async def issue_key(self, request: web.Request) -> web.Response:
+        """One more key for a customer, and the only time that its secret is shown."""
+        self._operator(request)
+        customer_id = _customer_id(request)
+        key = await self._found(self._customers.issue_key(customer_id))
+        return json_response({"customerId": str(customer_id), **_key(key)}, 201)
+
+    async def revoke_key(self, request: web.Request) -> web.Response:
+        """End a key."""
+        self._operator(request)
+        key_id = request.match_info["keyId"]
+        if not key_id.isascii() or "\0" in key_id:
+            raise _no_such_customer()
+        row = await self._found(self._customers.revoke_key(_customer_id(request), key_id))
+        return json_response({"keyId": row["key_id"], "revokedAt": row["revoked_at"]})
+
+    async def credit(self, request: web.Request) -> web.Response:
+        """Add cash, once for each reference."""
+        return await self._move(request, 1)
+
+    async def debit(self, request: web.Request) -> web.Response:
+        """Take cash that is available, once for each reference."""
+        return await self._move(request, -1)
+
+    async def _move(self, request: web.Request, sign: int) -> web.Response:
+        wanted = convert(await self._body(request), CashRequest)
+        customer_id = _customer_id(request)
+        await self._found(self._customers.get(customer_id))
+        command = MoveCash(customer_id, Money(sign * _amount("amount", wanted.amount, 1)), wanted.reference)
+        outcome: Booked | Refusal = await self._shards.submit(customer_id, command)
+        if isinstance(outcome, Refusal):
+            sentence = f"Insufficient funds: less than {format_money(Money(-command.amount))} is available."
+            raise ApiError(409, "insufficient_funds", sentence)
+        moved = outcome.moved
+        if (moved.customer_id, moved.amount) != (command.customer_id, command.amount):
+            sentence = "This reference was booked before, with another customer or amount."
+            raise ApiError(409, "reference_used", sentence)
+        return json_response(await self._booked(command), 200 if outcome.replayed else 201)
+
+    async def _booked(self, command: MoveCash) -> Json:
+        return {
+            "customerId": str(command.customer_id),
+            "amount": format_money(command.amount),
+            "reference": command.reference,
+            "balance": await self._reading.balance(command.customer_id),
+        }
+
+    async def _found(self, awaitable: Awaitable[T]) -> T:
+        try:
+            return await awaitable
+        except NoSuchCustomer as error:
+            raise _no_such_customer() from error
+
+
+def _no_such_customer() -> ApiError:
+    return ApiError(404, "no_such_customer", "There is no customer, or no key of it, with this id.")
+
+
+def _customer_id(request: web.Request) -> CustomerId:
+    text = request.match_info["customerId"]
+    if _ID.fullmatch(text) is None:
+        raise _no_such_customer()
+    return CustomerId(int(text))
+
+
+def _amount(name: str, value: str | int | Decimal, least: int) -> Money:
+    """Raises ApiError 400 for what is not an exact amount of dollars from `least` units to the limit."""
+    try:
+        amount = parse_money(str(value))
+    except ValueError as error:
+        raise ApiError(400, "invalid_request", f"{name} is not an amount: {error}.") from error
+    if not least <= amount <= _DEPOSIT_MAX:
+        sentence = f"{name} must be {'at least' if least == 0 else 'above'} 0 and at most {format_money(_DEPOSIT_MAX)}."
+        raise ApiError(400, "invalid_request", sentence)
+    return amount
+
+
+def _key(key: NewKey) -> Json:
+    return {"keyId": key.key_id, "secret": key.secret, "token": key.token}
+
+
+def _customer(row: Mapping[str, object]) -> Json:
+    return {
+        "customerId": str(row["customer_id"]),
+        "name": row["name"],
+        "accountType": row["account_type"],
+        "status": row["status"],
+        "createdAt": row["created_at"],
+    }

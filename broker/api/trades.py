@@ -1,0 +1,208 @@
+"""PlaceTrade and its family: /api/v1/trades, balance and positions of the customer behind the token."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from broker.auth import Authenticator, Caller
+from broker.config import Config
+from broker.core.messages import PlaceTrade
+from broker.core.trading import PLACED_REASON
+from broker.core.types import QUANTITY_MAX, SYMBOL_PATTERN, Side, Status, Symbol, Trade, TradeId
+from broker.http import ApiError, convert, json_response, parse_json, read_body
+from broker.metrics import Metrics
+from broker.reading import Reading, TradeFilter
+from broker.shards import Placed, Shards
+
+
+class PlaceTradeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /api/v1/trades."""
+
+    stockTicker: Annotated[  # noqa: N815 - the wire's name
+        str,
+        msgspec.Meta(pattern=SYMBOL_PATTERN, description="a ticker of 1 to 12 characters A-Z, 0-9 and '.', like AAPL"),
+    ]
+    type: Annotated[Side, msgspec.Meta(description="BUY or SELL")]
+    quantity: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=QUANTITY_MAX, description=f"a whole number of shares from 1 to {QUANTITY_MAX}"),
+    ]
+    customerId: Annotated[  # noqa: N815
+        str | int | None, msgspec.Meta(description="left out: the customer is the one of your token")
+    ] = None
+
+
+_KEY = re.compile(r"[!-~]{1,200}", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+_FILTERS = {"status", "symbol", "from", "to", "limit", "cursor"}
+
+
+class TradesApi:
+    """The routes that a customer's token opens."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        reading: Reading,
+        authenticator: Authenticator,
+        new_id: Callable[[], UUID],
+        config: Config,
+        metrics: Metrics,
+    ) -> None:
+        self._shards = shards
+        self._reading = reading
+        self._authenticator = authenticator
+        self._new_id = new_id
+        self._config = config
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to mount."""
+        return [
+            web.post("/api/v1/trades", self.place),
+            web.get("/api/v1/trades", self.list, allow_head=False),
+            web.get("/api/v1/trades/{tradeId}", self.get, allow_head=False),
+            web.get("/api/v1/balance", self.balance, allow_head=False),
+            web.get("/api/v1/positions", self.positions, allow_head=False),
+        ]
+
+    async def _caller(self, request: web.Request) -> Caller:
+        return await self._authenticator.customer(request.headers.get("Authorization"))
+
+    async def place(self, request: web.Request) -> web.Response:
+        """PlaceTrade: 201 once the trade is durable."""
+        began = perf_counter()
+        caller = await self._caller(request)
+        if caller.suspended:
+            raise ApiError(403, "customer_suspended", "This customer is suspended and cannot trade.")
+        key = _idempotency_key(request)
+        body = await read_body(request, self._config.body_max, self._config.body_wait_s)
+        wanted = convert(parse_json(body), PlaceTradeRequest)
+        if wanted.customerId is not None and str(wanted.customerId) != str(caller.customer_id):
+            raise ApiError(403, "not_your_customer", "The token belongs to another customer than customerId.")
+        command = PlaceTrade(
+            TradeId(self._new_id()),
+            caller.customer_id,
+            Symbol(wanted.stockTicker),
+            wanted.type,
+            wanted.quantity,
+            key,
+        )
+        placed: Placed = await self._shards.submit(caller.customer_id, command)
+        if placed.replayed and not _same(placed.trade, command):
+            sentence = f"This Idempotency-Key placed trade {placed.trade.trade_id}, with another body."
+            raise ApiError(422, "idempotency_key_reused", sentence)
+        self._metrics.place_seconds.observe(perf_counter() - began)
+        return _placed_response(placed)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GetTrade, with its executions; 404 for a trade of somebody else's, as for one that never was."""
+        caller = await self._caller(request)
+        try:
+            trade_id = UUID(request.match_info["tradeId"])
+        except ValueError:
+            trade_id = None
+        trade = await self._reading.trade(caller.customer_id, trade_id) if trade_id else None
+        if trade is None:
+            raise ApiError(404, "no_such_trade", "You have no trade with this id.")
+        return json_response(trade)
+
+    async def list(self, request: web.Request) -> web.Response:
+        """A page of trades, newest first."""
+        caller = await self._caller(request)
+        return json_response(await self._reading.trades(caller.customer_id, self._filter(request.query)))
+
+    async def balance(self, request: web.Request) -> web.Response:
+        """The customer's cash."""
+        caller = await self._caller(request)
+        return json_response(await self._reading.balance(caller.customer_id))
+
+    async def positions(self, request: web.Request) -> web.Response:
+        """The customer's shares."""
+        caller = await self._caller(request)
+        return json_response(await self._reading.positions(caller.customer_id))
+
+    def _filter(self, query: Mapping[str, str]) -> TradeFilter:
+        unknown = sorted(query.keys() - _FILTERS)
+        if unknown:
+            raise _bad_query(f"{unknown[0][:40]!r} is not a filter; there are {', '.join(sorted(_FILTERS))}")
+        return TradeFilter(
+            statuses=_statuses(query.get("status")),
+            symbol=_symbol(query.get("symbol")),
+            since=_time("from", query.get("from")),
+            until=_time("to", query.get("to")),
+            before_seq=_number("cursor", query.get("cursor"), 2**62, 10**18),
+            limit=_number("limit", query.get("limit"), min(100, self._config.page_max), self._config.page_max),
+        )
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and _KEY.fullmatch(key) is None:
+        sentence = "An Idempotency-Key is 1 to 200 visible ASCII characters."
+        raise ApiError(400, "invalid_idempotency_key", sentence)
+    return key
+
+
+def _same(trade: Trade, command: PlaceTrade) -> bool:
+    return (trade.symbol, trade.side, trade.quantity) == (command.symbol, command.side, command.quantity)
+
+
+def _placed_response(placed: Placed) -> web.Response:
+    """The answer as it was at the moment of placing, whatever has become of the trade since."""
+    trade = placed.trade
+    body = {
+        "tradeId": trade.trade_id,
+        "stockTicker": trade.symbol,
+        "type": trade.side,
+        "quantity": trade.quantity,
+        "createdAt": trade.created_at,
+        "status": Status.PLACED,
+        "reason": PLACED_REASON,
+    }
+    return json_response(body, 201, {"Idempotency-Replayed": "true"} if placed.replayed else None)
+
+
+def _bad_query(sentence: str) -> ApiError:
+    return ApiError(400, "invalid_query", f"{sentence}.")
+
+
+def _statuses(text: str | None) -> list[Status] | None:
+    if text is None:
+        return None
+    try:
+        return [Status(part.strip().upper().replace("_", " ")) for part in text.split(",")]
+    except ValueError as error:
+        raise _bad_query(f"status takes one or more of {', '.join(Status)}") from error
+
+
+def _symbol(text: str | None) -> str | None:
+    if text is not None and re.search(SYMBOL_PATTERN, text, re.ASCII) is None:
+        raise _bad_query("symbol takes a ticker of 1 to 12 characters A-Z, 0-9 and '.'")
+    return text
+
+
+def _time(name: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text) if text.isascii() and len(text) <= 40 else None
+    except ValueError:
+        time = None
+    if time is None:
+        raise _bad_query(f"{name} takes a time like 2026-11-27T14:30:00Z")
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _number(name: str, text: str | None, default: int, most: int) -> int:
+    if text is None:
+        return default
+    if _DIGITS.fullmatch(text) is None or not 1 <= int(text) <= most:
+        raise _bad_query(f"{name} takes a whole number from 1 to {most}")
+    return int(text)

@@ -1,0 +1,258 @@
+"""The composition root: what a running broker is made of, in which order it starts, and how it stops.
+
+One TaskGroup holds every eternal task; if one of them ends, that is an error and the broker stops.
+"""
+
+import asyncio
+import random
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import asyncpg
+import structlog
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from broker import exchange as exchange_module
+from broker.api.admin import AdminApi
+from broker.api.operations import OperationsApi
+from broker.api.trades import TradesApi
+from broker.auth import Authenticator
+from broker.config import Config, ConfigError, default_data
+from broker.customers import Customers
+from broker.data_folder import DataFolder, shared_webhook_secret
+from broker.db import Database
+from broker.dispatch import Dispatcher
+from broker.embedded import EmbeddedPostgres
+from broker.exchange import HttpVenue, Webhook
+from broker.http import build_app, with_body
+from broker.ledger import Ledger, TradeDirectory
+from broker.market import Feed, Quotes
+from broker.metrics import Metrics
+from broker.reading import Reading
+from broker.schema import install
+from broker.shards import Shard, Shards
+from broker.simulator.server import SimulatedExchange
+from broker.simulator.settings import ExchangeSettings
+
+log = structlog.get_logger()
+
+VENUE = "sim"
+"""The name of the one venue: executions are unique for each venue."""
+_QUOTES_WITHIN_S = 2.0
+"""How long a start waits for the first prices; without them it starts all the same."""
+
+
+class StartError(Exception):
+    """The broker cannot start; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A broker that is ready, as whoever started it needs to know it."""
+
+    url: str
+    exchange_url: str
+    dsn: str
+    admin_token: str
+    customers: Customers
+    authenticator: Authenticator
+    folder: DataFolder
+
+
+async def serve(config: Config, stop: asyncio.Event, on_ready: Callable[[Running], Awaitable[None]]) -> None:
+    """Run a broker until `stop` is set. Raises StartError and the sentences of those it is made of."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(DataFolder(config.data))
+        listener = stack.enter_context(_listen(config.host, config.port))
+        url = _url(config.host, listener)
+        embedded = await _embedded(config, folder, stack)
+        dsn = config.database or _running(embedded).dsn
+        await _install(dsn)
+        database = Database(dsn, config)
+        await database.open()
+        stack.push_async_callback(database.close)
+        keys, exchange_url = await _exchange(config, folder, stack)
+        session = await stack.enter_async_context(_client(config))
+        parts = _assemble(config, url, exchange_url, keys, database, session, folder)
+        async with asyncio.TaskGroup() as tasks:
+            work = [*parts.work, *([embedded.supervise()] if embedded else [])]
+            eternal = [tasks.create_task(_for_ever(each)) for each in work]
+            await _ready(parts, listener, on_ready, stack)
+            await stop.wait()
+            await _drain(config, parts)
+            for task in eternal:
+                task.cancel()
+
+
+# ------------------------------------------------------------------ the parts
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A broker before it listens."""
+
+    running: Running
+    app: web.Application
+    shards: Shards
+    quotes: Quotes
+    ledgers: list[Ledger]
+    work: list[Coroutine[Any, Any, None]]
+    config: Config
+    runner: web.AppRunner | None = None
+
+
+def _assemble(
+    config: Config,
+    url: str,
+    exchange_url: str,
+    keys: list[bytes],
+    database: Database,
+    session: aiohttp.ClientSession,
+    folder: DataFolder,
+) -> _Parts:
+    metrics = Metrics()
+    quotes = Quotes()
+    callback_url = (config.public_url or url).rstrip("/") + "/webhooks/exchange"
+    venue = HttpVenue(VENUE, exchange_url, callback_url, session, config.webhook_body_max)
+    rng = random.Random()  # noqa: S311 - jitter, no secrets
+
+    async def take(reports: Any) -> None:  # the desk and the shards know each other: the knot is tied here
+        await shards.report(reports)
+
+    desk = Dispatcher(venue, VENUE, take, config, metrics, rng)
+    ledgers = [Ledger(database, number, uuid7) for number in range(config.shards)]
+    workers = [
+        Shard(number, ledger, desk, quotes, lambda: datetime.now(UTC), config, metrics)
+        for number, ledger in enumerate(ledgers)
+    ]
+    shards = Shards(workers, desk.owner, TradeDirectory(database))
+    admin_token = config.admin_token or folder.secret("adminToken")
+    authenticator = Authenticator(database, admin_token, config.key_cache_max)
+    customers = Customers(database, authenticator, uuid7)
+    reading = Reading(database)
+    webhook = Webhook(
+        VENUE, keys, config.webhook_window_s, config.webhook_events_max, shards.report, desk.ask, time.time, metrics
+    )
+    routes = [
+        *TradesApi(shards, reading, authenticator, uuid7, config, metrics).routes(),
+        *AdminApi(customers, shards, reading, authenticator, config).routes(),
+        *OperationsApi(database, lambda: exchange_module.probe(session, exchange_url), metrics).routes(),
+        web.post("/webhooks/exchange", with_body(webhook.handle, config.webhook_body_max, config.body_wait_s)),
+    ]
+    work = [worker.run() for worker in workers]
+    work += [shards.expire(), desk.run_sending(), desk.run_sweep(), Feed(exchange_url, quotes, session, rng).run()]
+    running = Running(url, exchange_url, database.dsn, admin_token, customers, authenticator, folder)
+    return _Parts(running, build_app(config, metrics, routes), shards, quotes, ledgers, work, config)
+
+
+async def _embedded(config: Config, folder: DataFolder, stack: AsyncExitStack) -> EmbeddedPostgres | None:
+    if config.database:
+        return None
+    embedded = await EmbeddedPostgres.start(folder.path / "postgres", log)
+    stack.push_async_callback(embedded.stop)
+    return embedded
+
+
+def _running(embedded: EmbeddedPostgres | None) -> EmbeddedPostgres:
+    assert embedded is not None
+    return embedded
+
+
+async def _install(dsn: str) -> None:
+    try:
+        await install(dsn)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        sentence = f"The database cannot be reached: {error}. Check --database (or BROKER_DATABASE)."
+        raise StartError(sentence) from error
+
+
+async def _exchange(config: Config, folder: DataFolder, stack: AsyncExitStack) -> tuple[list[bytes], str]:
+    """The exchange's secrets and URL; without one configured, a simulated exchange starts in here."""
+    if config.exchange:
+        text = config.webhook_secrets or shared_webhook_secret(default_data())
+        try:
+            return exchange_module.decode_secrets(text), config.exchange.rstrip("/")
+        except ValueError as error:
+            raise ConfigError(f"BROKER_WEBHOOK_SECRETS cannot be used: {error}.") from error
+    key = secrets.token_bytes(32)
+    settings = ExchangeSettings(hours=config.hours, seed=config.seed, journal=folder.path / "exchange")
+    simulated = SimulatedExchange(settings, key)
+    stack.push_async_callback(simulated.stop)
+    return [key], await simulated.start()
+
+
+def _client(config: Config) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=config.exchange_timeout_s),
+        connector=aiohttp.TCPConnector(limit=config.send_in_flight_max + 8),
+    )
+
+
+# ------------------------------------------------------------------ start and stop
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything else starts: a port in use should be heard of at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        sentence = (
+            f"Cannot listen on {host}:{port}: {error.strerror}. Name another port with --port, or 0 for a free one."
+        )
+        raise StartError(sentence) from error
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    """The URL under which this machine reaches the listener; an address that means all becomes loopback."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    shown = f"[{reached}]" if ":" in reached else reached
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+async def _ready(
+    parts: _Parts,
+    listener: socket.socket,
+    on_ready: Callable[[Running], Awaitable[None]],
+    stack: AsyncExitStack,
+) -> None:
+    await parts.quotes.wait_known(_QUOTES_WITHIN_S)
+    recovered = await parts.ledgers[0].customers_with_open_trades()
+    await parts.shards.recover(recovered)
+    parts.runner = web.AppRunner(
+        parts.app,
+        access_log=None,
+        keepalive_timeout=parts.config.keepalive_s,
+        lingering_time=1.0,
+        shutdown_timeout=parts.config.drain_s / 2,
+    )
+    await parts.runner.setup()
+    stack.push_async_callback(parts.runner.cleanup)
+    await web.SockSite(parts.runner, listener, backlog=1024).start()
+    parts.running.folder.write_running(parts.running.url)
+    log.info("broker.ready", url=parts.running.url, recovered_customers=len(recovered))
+    await on_ready(parts.running)
+
+
+async def _drain(config: Config, parts: _Parts) -> None:
+    """Let nobody new in, finish what is queued; what is at the exchange is asked about at the next start."""
+    log.info("broker.stopping")
+    assert parts.runner is not None
+    await parts.runner.cleanup()
+    if not await parts.shards.drain(config.drain_s / 2):
+        log.warning("broker.drain_incomplete", note="what was acknowledged is durable and goes on at the next start")
+    for ledger in parts.ledgers:
+        await ledger.close()
+
+
+async def _for_ever(work: Coroutine[Any, Any, None]) -> None:
+    await work
+    raise RuntimeError(f"{work!r} ended, and it never should")

@@ -1,0 +1,116 @@
+"""Who is calling: API keys of customers, and the operator's token.
+
+A token is `keyId.secret`. Only the secret's SHA-256 is stored (it has 256 random bits: a slow hash would add latency
+and nothing else); it is compared as bytes in constant time. Keys in use are kept in memory, bounded, and leave it at
+once when they are revoked or their customer is suspended.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from broker.core.types import CustomerId
+from broker.db import Database
+
+KEY_ID_PREFIX = "key_"
+_TOKEN_MAX = 256
+
+
+class NotAuthenticated(Exception):
+    """There is no valid token; the message says what is missing, never what would have been right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A customer behind a valid key."""
+
+    customer_id: CustomerId
+    key_id: str
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key as it is shown once; `token` is what a client sends."""
+
+    key_id: str
+    secret: str
+
+    @property
+    def token(self) -> str:
+        """The bearer token of this key."""
+        return f"{self.key_id}.{self.secret}"
+
+    @property
+    def secret_hash(self) -> bytes:
+        """What is stored of it."""
+        return _hash(self.secret)
+
+
+def new_key() -> NewKey:
+    """A key with 256 bits of secret."""
+    return NewKey(KEY_ID_PREFIX + secrets.token_hex(8), secrets.token_urlsafe(32))
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def bearer(header: str | None) -> str:
+    """The token of an Authorization header. Raises NotAuthenticated."""
+    if not header:
+        raise NotAuthenticated("Send your token in a header: Authorization: Bearer <token>.")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.isascii() or not 0 < len(token) <= _TOKEN_MAX:
+        raise NotAuthenticated("The Authorization header must be: Bearer <token>.")
+    return token
+
+
+_NOT_VALID = "This token is not valid, or was revoked."
+
+
+class Authenticator:
+    """Turns a token into its customer."""
+
+    def __init__(self, database: Database, admin_token: str, cache_max: int) -> None:
+        self._database = database
+        self._admin_hash = _hash(admin_token)
+        self._cache_max = cache_max
+        self._keys: dict[str, tuple[bytes, Caller]] = {}
+        self._changes = 0
+
+    async def customer(self, header: str | None) -> Caller:
+        """The customer behind an Authorization header. Raises NotAuthenticated."""
+        key_id, _, secret = bearer(header).partition(".")
+        known = self._keys.get(key_id) or await self._load(key_id)
+        if known is None or not hmac.compare_digest(known[0], _hash(secret)):
+            raise NotAuthenticated(_NOT_VALID)
+        return known[1]
+
+    def require_operator(self, header: str | None) -> None:
+        """Raises NotAuthenticated unless the header carries the admin token."""
+        if not hmac.compare_digest(self._admin_hash, _hash(bearer(header))):
+            raise NotAuthenticated("The admin token is not valid.")
+
+    async def _load(self, key_id: str) -> tuple[bytes, Caller] | None:
+        if not key_id.startswith(KEY_ID_PREFIX) or "\0" in key_id:
+            return None
+        changes = self._changes
+        rows = await self._database.fetch("customer_of_key", key_id)
+        if not rows:
+            return None
+        row = rows[0]
+        known = row["secret_hash"], Caller(row["customer_id"], key_id, row["status"] == "suspended")
+        if changes != self._changes:  # it may have been revoked while we read: good for this call, not to be kept
+            return known
+        if len(self._keys) >= self._cache_max:
+            del self._keys[next(iter(self._keys))]
+        self._keys[key_id] = known
+        return known
+
+    def forget(self, customer_id: CustomerId) -> None:
+        """A key or the status of this customer changed: read it again at its next call."""
+        self._changes += 1
+        for key_id in [key_id for key_id, (_, caller) in self._keys.items() if caller.customer_id == customer_id]:
+            del self._keys[key_id]

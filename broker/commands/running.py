@@ -1,0 +1,23 @@
+"""What the commands share: running until a signal comes, and the error of a command that cannot be carried out."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+
+class UsageError(Exception):
+    """The command cannot be carried out; the message says why and what to do."""
+
+
+def run_until_signalled(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a program on uvloop; SIGTERM and SIGINT set the event that asks it to stop."""
+
+    async def program() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await work(stop)
+
+    uvloop.run(program())

@@ -1,0 +1,88 @@
+"""`broker serve`: run the broker, and print what a newcomer needs to place a first trade."""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from broker import config as configuration
+from broker import log
+from broker.app import Running, serve
+from broker.commands.running import run_until_signalled
+from broker.config import Config
+from broker.demo import DemoCustomer, demo_customers
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="run the broker, with a database and an exchange of its own unless told otherwise",
+        description="Run the broker. With no flags it starts a PostgreSQL in its data folder and a simulated exchange.",
+    )
+    parser.add_argument(
+        "--demo",
+        nargs="?",
+        type=int,
+        const=3,
+        metavar="N",
+        help="make N customers (3) with $100,000 each, show their keys",
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for programs when ready")
+    configuration.add_flags(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = configuration.load(vars(options), os.environ)
+    log.configure(config.log_level)
+
+    async def on_ready(running: Running) -> None:
+        customers = await demo_customers(running, options.demo) if options.demo else []
+        print(_ready_json(running, customers) if options.json else _banner(running, customers, config), flush=True)
+
+    run_until_signalled(lambda stop: serve(config, stop, on_ready))
+    return 0
+
+
+def _ready_json(running: Running, customers: Sequence[DemoCustomer]) -> str:
+    return json.dumps(
+        {
+            "event": "ready",
+            "url": running.url,
+            "adminToken": running.admin_token,
+            "exchangeUrl": running.exchange_url,
+            "database": running.dsn,
+            "customers": [
+                {"customerId": each.customer_id, "keyId": each.key_id, "secret": each.secret, "token": each.token}
+                for each in customers
+            ],
+        }
+    )
+
+
+def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config) -> str:
+    market = "given by you" if config.exchange else f"simulated, hours: {config.hours}"
+    kept = "given by you" if config.database else f"embedded, in {running.folder.path}"
+    lines = [
+        f"stockbroker {version('stockbroker')} is ready.",
+        "",
+        f"  API          {running.url}",
+        f"  Admin token  {running.admin_token}",
+        f"  Exchange     {running.exchange_url}  ({market})",
+        f"  Database     {running.dsn}  ({kept})",
+    ]
+    if customers:
+        lines += ["", "Demo customers:"]
+        lines += [f"  customer {each.customer_id}  token {each.token}" for each in customers]
+        order = '{"stockTicker": "AAPL", "type": "BUY", "quantity": 10}'
+        header = f"-H 'Authorization: Bearer {customers[0].token}'"
+        lines += [
+            "",
+            "Place a trade, then look at it and at the money:",
+            f"  curl -s -X POST {running.url}/api/v1/trades {header} -d '{order}'",
+            f"  curl -s {running.url}/api/v1/trades {header}",
+            f"  curl -s {running.url}/api/v1/balance {header}",
+        ]
+    return "\n".join([*lines, "", "Stop with Ctrl-C."])

@@ -1,0 +1,145 @@
+"""Everything that can be set, in one frozen object: flags, else BROKER_* variables, else the default with its reason.
+
+A field gives its name to flag and variable: `place_wait_s` is `--place-wait-s` and BROKER_PLACE_WAIT_S. Secrets have
+no flag, since a process list shows flags.
+"""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+class ConfigError(Exception):
+    """A setting cannot be used; the message says which, and what it takes."""
+
+
+def _setting(default: Any, why: str, *, secret: bool = False, group: str = "limits") -> Any:
+    return field(default=default, metadata={"why": why, "secret": secret, "group": group})
+
+
+def _main(default: Any, why: str, *, secret: bool = False) -> Any:
+    return _setting(default, why, secret=secret, group="main")
+
+
+def default_data() -> Path:
+    """Where data lies by default: a system folder for root, the user's data folder otherwise."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/stockbroker")
+    home = os.environ.get("XDG_DATA_HOME") or os.path.join(os.environ.get("HOME") or ".", ".local", "share")
+    return Path(home) / "stockbroker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of `broker serve`. Durations in seconds, sizes in bytes unless the name says otherwise."""
+
+    host: str = _main("127.0.0.1", "address to listen on")
+    port: int = _main(8080, "port to listen on; 0 takes a free one")
+    data: Path = _main(default_data(), "data folder: the embedded database, its lock, generated secrets")
+    database: str | None = _main(
+        None, "PostgreSQL DSN; without it the broker runs its own PostgreSQL in the data folder"
+    )
+    exchange: str | None = _main(None, "URL of the exchange; without it a simulated one runs inside the broker")
+    public_url: str | None = _main(
+        None, "base URL under which the exchange reaches this broker (default: host and port)"
+    )
+    hours: Literal["always", "XNYS"] = _main("always", "hours of the simulated exchange: always, or New York's: XNYS")
+    seed: int = _main(1, "seed of the simulated exchange's prices and misbehaviour")
+    log_level: str = _main("info", "debug, info, warning or error; JSON lines on standard error")
+    admin_token: str | None = _main(None, "token for /admin/v1; generated and kept in the data folder", secret=True)
+    webhook_secrets: str | None = _main(
+        None, "whsec_… secrets the exchange signs with, comma-separated while one is rotated", secret=True
+    )
+
+    collar_bps: int = _setting(
+        500, "a market BUY reserves the ask plus this many 1/10,000: prices move before it fills"
+    )
+    shards: int = _setting(2, "workers, each with a database connection: more gain nothing on two cores")
+    batch_max: int = _setting(256, "commands in one commit: beyond it only latency grows")
+    shard_queue_max: int = _setting(5_000, "commands that wait in a shard, about two seconds of work; beyond it 503")
+    customer_open_max: int = _setting(5_000, "unfinished trades of one customer, so that one cannot fill the memory")
+    open_trades_max: int = _setting(200_000, "unfinished trades in memory, at about 1 KB each")
+    account_cache_max: int = _setting(50_000, "accounts a shard keeps in memory, at about 1 KB each")
+    recent_trades_max: int = _setting(
+        50_000, "finished trades a shard remembers, so that repeated callbacks cost no query"
+    )
+    place_wait_s: float = _setting(1.8, "a client waits this long for its commit, then hears 503")
+    key_cache_max: int = _setting(100_000, "API keys kept in memory, at about 300 bytes each")
+
+    body_max: int = _setting(64 * 1024, "bytes in a request's body; the largest honest one has 300")
+    body_wait_s: float = _setting(5.0, "a body must have arrived within this time: aiohttp itself sets no limit")
+    keepalive_s: float = _setting(75.0, "an idle connection, or one that sends no header, is closed after this")
+    page_max: int = _setting(500, "rows in one page of a list")
+
+    send_batch_max: int = _setting(64, "orders in one request to the exchange")
+    send_in_flight_max: int = _setting(4, "requests to the exchange at once, so that one slow answer delays few")
+    exchange_timeout_s: float = _setting(5.0, "an unanswered call to the exchange counts as unknown after this")
+    look_after_s: float = _setting(1.0, "a trade the exchange is silent about is asked for after this, then ever rarer")
+    look_max_s: float = _setting(15.0, "... but at least this often, so that none takes more than a minute")
+    forgotten_after_s: float = _setting(30.0, "an order the exchange took and then denies for so long is sent again")
+    webhook_body_max: int = _setting(1024 * 1024, "bytes in a callback: 256 events of 400 bytes and some room")
+    webhook_events_max: int = _setting(256, "events in one callback")
+    webhook_window_s: float = _setting(300.0, "an older signature is valid only with what the exchange says when asked")
+
+    pool_max: int = _setting(8, "database connections for reading; the shards have their own")
+    database_timeout_s: float = _setting(5.0, "a statement that takes longer has failed; all take milliseconds")
+    drain_s: float = _setting(3.0, "at SIGTERM, waiting work gets this long; what is left goes on at the next start")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, with a sentence."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be 0 to 65535, not {self.port}")
+        if self.hours not in {"always", "XNYS"}:
+            raise ConfigError(f"hours must be always or XNYS, not {self.hours}")
+        if self.log_level not in {"debug", "info", "warning", "error"}:
+            raise ConfigError(f"log level must be debug, info, warning or error, not {self.log_level}")
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.metadata["group"] == "limits" and value <= 0:
+                raise ConfigError(f"{each.name} must be above zero, not {value}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _convert(name: str, hint: Any, text: str) -> Any:
+    if get_origin(hint) is Literal:
+        return text  # __post_init__ checks it, as it must for those who make a Config themselves
+    kind = next((arg for arg in get_args(hint) if arg is not type(None)), hint)
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} takes {'a whole number' if kind is int else 'a number'}, not {text!r}") from error
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
+    """Add a flag for each setting (or only for those named) to a parser; the limits get a group of their own."""
+    limits = None
+    for each in dataclasses.fields(Config):
+        if each.metadata["secret"] or (names is not None and each.name not in names):
+            continue
+        group: Any = parser
+        if each.metadata["group"] == "limits":
+            limits = limits or parser.add_argument_group("limits", "each with the reason for its default")
+            group = limits
+        default = "" if each.default is None else f" [{each.default}]"
+        why = (each.metadata["why"] + default).replace("%", "%%")
+        group.add_argument(_flag(each.name), dest=each.name, metavar=each.name.rsplit("_", 1)[-1].upper(), help=why)
+
+
+def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Config:
+    """The Config of these flags, else of the BROKER_* variables, else the defaults. Raises ConfigError."""
+    hints = get_type_hints(Config)
+    values: dict[str, Any] = {}
+    for each in dataclasses.fields(Config):
+        text = flags.get(each.name)
+        if text is None:
+            text = environment.get(f"BROKER_{each.name.upper()}") or None
+        if text is not None:
+            values[each.name] = _convert(each.name, hints[each.name], text)
+    return Config(**values)

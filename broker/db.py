@@ -1,0 +1,171 @@
+"""PostgreSQL, as the ledger and the readers see it: named queries, and three kinds of failure instead of fifty.
+
+Nothing else imports asyncpg except the ledger's neighbours that only read. A failure of the connection means that the
+outcome is unknown; a refusal means that the database would not have it, and never will.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
+from importlib import resources
+from typing import TypeVar
+
+import asyncpg
+
+from broker.config import Config
+
+T = TypeVar("T")
+
+
+class DatabaseUnavailable(Exception):
+    """The database is away or too slow: whether the statement took effect is not known."""
+
+
+class StaleAccounts(Exception):
+    """Somebody else changed an account after it was read: read it again and decide again."""
+
+
+class RefusedByDatabase(Exception):
+    """A rule of the schema refused the statement; nothing of it took effect. `constraint` names the rule."""
+
+    def __init__(self, message: str, constraint: str | None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+
+@cache
+def query(name: str) -> str:
+    """The text of broker/sql/<name>.sql."""
+    return resources.files("broker").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+_STALE = "BR001"
+_UNKNOWN_OUTCOME = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,  # shutdown, crash, cancelled, starting up
+    asyncpg.InsufficientResourcesError,  # disk full, too many connections
+    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.ObjectInUseError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # lock not available
+    ConnectionError,
+    OSError,
+    TimeoutError,
+)
+
+
+async def _guarded(work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await work()
+    except _UNKNOWN_OUTCOME as error:
+        raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == _STALE:
+            raise StaleAccounts(str(error)) from error
+        raise RefusedByDatabase(str(error), getattr(error, "constraint_name", None)) from error
+
+
+class Database:
+    """The way to one PostgreSQL: a bounded pool for readers, and sessions for the shards."""
+
+    def __init__(self, dsn: str, config: Config) -> None:
+        self.dsn = dsn
+        self._config = config
+        self._pool: asyncpg.Pool | None = None
+
+    def _settings(self) -> dict[str, str]:
+        ms = str(int(self._config.database_timeout_s * 1000))
+        return {
+            "application_name": "stockbroker",
+            "role": "broker_runtime",
+            "search_path": "broker",
+            "timezone": "UTC",
+            "synchronous_commit": "on",  # an answer of 201 promises that the trade is on disk
+            "statement_timeout": ms,
+            "lock_timeout": "2000",
+            "idle_in_transaction_session_timeout": ms,
+            "plan_cache_mode": "force_generic_plan",  # one plan each, the one that the EXPLAIN tests look at
+            "enable_seqscan": "off",  # a plan made while a table was small must not scan it once it is large
+            "jit": "off",
+        }
+
+    async def connect(self) -> asyncpg.Connection:
+        """A new connection with the runtime role's rights. Raises DatabaseUnavailable."""
+        return await _guarded(
+            lambda: asyncpg.connect(
+                self.dsn,
+                server_settings=self._settings(),
+                timeout=self._config.database_timeout_s,
+                command_timeout=self._config.database_timeout_s,
+            )
+        )
+
+    async def open(self) -> None:
+        """Open the pool of the readers."""
+        self._pool = await _guarded(self._create_pool)
+
+    async def _create_pool(self) -> asyncpg.Pool:
+        return await asyncpg.create_pool(
+            self.dsn,
+            min_size=1,
+            max_size=self._config.pool_max,
+            server_settings=self._settings(),
+            timeout=self._config.place_wait_s,
+            command_timeout=self._config.place_wait_s,
+            reset=None,
+        )
+
+    async def close(self) -> None:
+        """Close the pool, without waiting for ever."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 1)
+            except TimeoutError:
+                self._pool.terminate()
+
+    async def fetch(self, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """The rows of a named query, from the pool. Raises DatabaseUnavailable within the place_wait_s of Config."""
+        assert self._pool is not None, "the database is not open"
+        pool = self._pool
+
+        async def work() -> Sequence[asyncpg.Record]:
+            async with asyncio.timeout(self._config.place_wait_s), pool.acquire() as connection:
+                return list(await connection.fetch(query(name), *arguments))
+
+        return await _guarded(work)
+
+    def session(self) -> "Session":
+        """A connection of one's own."""
+        return Session(self)
+
+
+class Session:
+    """One connection, made anew when it is lost: a shard's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: asyncpg.Connection | None = None
+
+    async def fetch(self, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """The rows of a named query. After DatabaseUnavailable the connection is a new one."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = self._connection = await self._database.connect()
+        current = connection
+
+        async def work() -> Sequence[asyncpg.Record]:
+            return list(await current.fetch(query(name), *arguments))
+
+        try:
+            return await _guarded(work)
+        except DatabaseUnavailable:
+            current.terminate()
+            self._connection = None
+            raise
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

@@ -1,0 +1,241 @@
+"""The desk that works with the exchange: every trade at work is here from its first send to its end.
+
+Two loops: one sends what was started, in arrays; one asks the exchange about every trade that has been silent for too
+long (TradeExists), so that none is ever stuck. The rule: nothing is sent a second time before the exchange was asked
+and said that it does not know the order.
+"""
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from broker.config import Config
+from broker.core.messages import Report, ReportType
+from broker.core.types import CustomerId, Trade, TradeId
+from broker.db import DatabaseUnavailable
+from broker.exchange import Exchange, ExchangeUnavailable, Refused
+from broker.metrics import Metrics
+from broker.shards import BrokenRule, Overloaded, Unanswered
+
+log = structlog.get_logger()
+
+_LOOK_AT_ONCE = 100
+"""Orders in one question: their ids fit into a URL."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """A trade at work, and what we know of the exchange's knowing it."""
+
+    trade: Trade
+    due: float = 0.0
+    looks: int = 0
+    taken: bool = False  # the exchange has said that it has this order
+    denied_since: float | None = None
+
+
+class Dispatcher:
+    """Sends trades, and asks about those that are overdue."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        venue: str,
+        take: Callable[[Sequence[Report]], Awaitable[None]],
+        config: Config,
+        metrics: Metrics,
+        rng: random.Random,
+    ) -> None:
+        self._exchange = exchange
+        self._venue = venue
+        self._take = take
+        self._config = config
+        self._metrics = metrics
+        self._rng = rng
+        self._watched: dict[TradeId, _Watched] = {}
+        self._owners: dict[TradeId, CustomerId] = {}  # of finished trades too: repeats come late
+        self._outgoing: deque[TradeId] = deque()
+        self._has_outgoing = asyncio.Event()
+        self._due: list[tuple[float, int, TradeId]] = []
+        self._ticket = 0
+
+    # -------------------------------------------------------------- what the shards say
+
+    def send(self, trade: Trade) -> None:
+        """A trade has started, durably: take it to the exchange."""
+        self._watched[trade.trade_id] = _Watched(trade)
+        self._own(trade)
+        self._queue(trade.trade_id)
+
+    def watch(self, trade: Trade) -> None:
+        """A trade was found at work in the database: whether it was ever sent is not known, so ask."""
+        self._own(trade)
+        watched = self._watched.get(trade.trade_id)
+        if watched is not None:
+            watched.trade = trade
+            return
+        watched = self._watched[trade.trade_id] = _Watched(trade)
+        self._look_at(watched, self._now())
+
+    def look_soon(self, trade_id: TradeId) -> None:
+        """The exchange counts executions of this trade that we have not seen."""
+        watched = self._watched.get(trade_id)
+        if watched is not None:
+            self._look_at(watched, self._now())
+
+    def done(self, trade_id: TradeId) -> None:
+        """The trade has ended."""
+        self._watched.pop(trade_id, None)
+
+    def owner(self, trade_id: TradeId) -> CustomerId | None:
+        """Whose trade it is, where it is or lately was at work here."""
+        return self._owners.get(trade_id)
+
+    def _own(self, trade: Trade) -> None:
+        self._owners[trade.trade_id] = trade.customer_id
+        if len(self._owners) > self._config.open_trades_max + self._config.recent_trades_max:
+            del self._owners[next(iter(self._owners))]
+
+    # -------------------------------------------------------------- sending
+
+    def _queue(self, trade_id: TradeId) -> None:
+        self._outgoing.append(trade_id)
+        self._has_outgoing.set()
+
+    async def run_sending(self) -> None:
+        """Send what waits, in arrays, for ever; a few requests at once, so that one slow answer delays few."""
+        slots = asyncio.Semaphore(self._config.send_in_flight_max)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._has_outgoing.wait()
+                await slots.acquire()
+                size = min(len(self._outgoing), self._config.send_batch_max)
+                batch = [self._outgoing.popleft() for _ in range(size)]
+                if not self._outgoing:
+                    self._has_outgoing.clear()
+                task = tasks.create_task(self._send(batch))
+                task.add_done_callback(lambda _: slots.release())
+
+    async def _send(self, trade_ids: Sequence[TradeId]) -> None:
+        batch = [watched for trade_id in trade_ids if (watched := self._watched.get(trade_id)) is not None]
+        if not batch:
+            return
+        self._metrics.sent.inc(len(batch))
+        try:
+            answers = await self._exchange.execute([watched.trade for watched in batch])
+        except ExchangeUnavailable as error:
+            self._failed("execute", error, batch)
+            return
+        self._metrics.exchange_up.set(1)
+        refused: list[Report] = []
+        for watched, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Refused):
+                refused.append(self._refusal(watched.trade, answer))
+            watched.taken = not isinstance(answer, Refused)
+            self._look_later(watched)
+        if refused:
+            await self._report(refused)
+
+    def _refusal(self, trade: Trade, answer: Refused) -> Report:
+        return Report(trade.trade_id, ReportType.REJECTED, self._venue, reason=answer.reason)
+
+    def _failed(self, call: str, error: ExchangeUnavailable, batch: Sequence[_Watched]) -> None:
+        """Unknown, not refused: every one of them will be asked about."""
+        self._metrics.exchange_failures.labels(call).inc()
+        self._metrics.exchange_up.set(0)
+        log.warning("exchange.unavailable", call=call, orders=len(batch), error=str(error))
+        for watched in batch:
+            self._look_later(watched)
+
+    # -------------------------------------------------------------- asking
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _look_later(self, watched: _Watched) -> None:
+        """Twice as long after each look, to a bound, with jitter so that many do not come back at once."""
+        delay = min(self._config.look_after_s * 2**watched.looks, self._config.look_max_s)
+        self._look_at(watched, self._now() + delay * self._rng.uniform(0.75, 1.0))
+
+    def _look_at(self, watched: _Watched, due: float) -> None:
+        watched.due = due
+        self._ticket += 1
+        heapq.heappush(self._due, (due, self._ticket, watched.trade.trade_id))
+
+    def _overdue(self) -> list[_Watched]:
+        found: list[_Watched] = []
+        now = self._now()
+        while self._due and self._due[0][0] <= now and len(found) < _LOOK_AT_ONCE:
+            due, _, trade_id = heapq.heappop(self._due)
+            watched = self._watched.get(trade_id)
+            if watched is not None and watched.due == due:  # else it has ended, or is due at another time
+                found.append(watched)
+        return found
+
+    async def run_sweep(self) -> None:
+        """Ask about overdue trades, for ever."""
+        while True:
+            overdue = self._overdue()
+            if overdue:
+                await self._look(overdue)
+            else:
+                await asyncio.sleep(0.02)
+
+    async def ask(self, trade_ids: Sequence[TradeId]) -> None:
+        """Ask about these trades now and take in what the exchange says of them.
+
+        Raises ExchangeUnavailable, and what taking in raises.
+        """
+        for start in range(0, len(trade_ids), _LOOK_AT_ONCE):
+            found = await self._exchange.lookup(trade_ids[start : start + _LOOK_AT_ONCE])
+            await self._take([report for reports in found.values() for report in reports])
+
+    async def _look(self, overdue: Sequence[_Watched]) -> None:
+        try:
+            found = await self._exchange.lookup([watched.trade.trade_id for watched in overdue])
+        except ExchangeUnavailable as error:
+            self._failed("lookup", error, overdue)
+            return
+        self._metrics.exchange_up.set(1)
+        reports: list[Report] = []
+        for watched in overdue:
+            watched.looks += 1
+            known = found.get(watched.trade.trade_id)
+            if known is None:
+                self._denied(watched)
+            else:
+                watched.taken, watched.denied_since = True, None
+                reports.extend(known)
+                self._look_later(watched)
+        if reports:
+            self._metrics.sweep_findings.labels("known").inc(len(reports))
+            await self._report(reports)
+
+    def _denied(self, watched: _Watched) -> None:
+        """The exchange does not know the order: send it, unless it had said before that it has it."""
+        now = self._now()
+        watched.denied_since = watched.denied_since or now
+        if watched.taken and now - watched.denied_since < self._config.forgotten_after_s:
+            self._metrics.sweep_findings.labels("denied").inc()
+            self._look_at(watched, now + self._config.forgotten_after_s / 4)
+        elif watched.trade.filled_quantity:
+            # It filled a part and forgot the rest: sending the order again could buy that part twice.
+            self._metrics.sweep_findings.labels("forgotten_partial").inc()
+            log.error("exchange.forgot_partial", trade_id=str(watched.trade.trade_id))
+            self._look_later(watched)
+        else:
+            self._metrics.sweep_findings.labels("resent").inc()
+            watched.taken, watched.denied_since = False, None
+            self._queue(watched.trade.trade_id)
+
+    async def _report(self, reports: Sequence[Report]) -> None:
+        """Take reports in; where that is not possible now, the sweep will ask again."""
+        try:
+            await self._take(reports)
+        except (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable) as error:
+            log.warning("reports.not_taken", error=str(error), reports=len(reports))

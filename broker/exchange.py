@@ -1,0 +1,250 @@
+"""The exchange: the port that the broker sees, its HTTP venue, and the webhook by which it calls back.
+
+The wire is docs/exchange-contract.md. The rule of this module: the exchange is not trusted to be well. An answer that
+is late, too large, or not in the contract's form counts as *unknown*, never as a refusal; only a signed event counts.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+from uuid import UUID
+
+import aiohttp
+import msgspec
+import structlog
+from aiohttp import web
+
+from broker.core import signing
+from broker.core.messages import Report, ReportType
+from broker.core.money import Money, format_money, parse_money
+from broker.core.types import PRICE_MAX, QUANTITY_MAX, Fill, Side, Trade, TradeId
+from broker.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class ExchangeUnavailable(Exception):
+    """No usable answer: whether the exchange did what was asked is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The exchange never took this order, and says why."""
+
+    reason: str
+
+
+class Exchange(Protocol):
+    """One venue. Both calls raise ExchangeUnavailable when the outcome is not known."""
+
+    async def execute(self, trades: Sequence[Trade]) -> list[Refused | None]:
+        """Send orders, idempotent by their id; for each None (taken, now or before) or why it was not."""
+        ...
+
+    async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
+        """TradeExists: all that the exchange has to report of each; an order that it does not know is not in it."""
+        ...
+
+
+# ------------------------------------------------------------------ the wire
+
+
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class _Result(msgspec.Struct):
+    id: UUID
+    status: Literal["ACCEPTED", "EXISTS", "INVALID"]
+    reason: Text | None = None
+
+
+class _Execution(msgspec.Struct):
+    execution_id: Text
+    quantity: Quantity
+    price: str
+
+
+class _State(msgspec.Struct):
+    id: UUID
+    status: ReportType
+    filled_quantity: int
+    executions: list[_Execution]
+    reason: Text | None = None
+
+
+class _States(msgspec.Struct):
+    orders: list[_State]
+
+
+class _Event(msgspec.Struct):
+    type: ReportType
+    order_id: UUID
+    execution_id: Text | None = None
+    quantity: Quantity | None = None
+    price: str | None = None
+    filled_quantity: int = 0
+    reason: Text | None = None
+
+
+_results = msgspec.json.Decoder(list[_Result])
+_states = msgspec.json.Decoder(_States)
+_events = msgspec.json.Decoder(_Event | list[_Event])
+
+
+def _price(text: str) -> Money:
+    price = parse_money(text)
+    if not 0 < price <= PRICE_MAX:
+        raise ValueError(f"a price is above zero and at most {format_money(PRICE_MAX)}")
+    return price
+
+
+def _report(event: _Event, venue: str) -> Report:
+    """Raises ValueError where a fill lacks its figures."""
+    fill = None
+    if event.type in {ReportType.FILLED, ReportType.PARTIALLY_FILLED}:
+        if event.execution_id is None or event.quantity is None or event.price is None:
+            raise ValueError("a fill carries execution_id, quantity and price")
+        fill = Fill(event.quantity, _price(event.price))
+    return Report(
+        TradeId(event.order_id),
+        event.type,
+        venue,
+        event.execution_id if fill else None,
+        fill,
+        event.filled_quantity,
+        event.reason,
+    )
+
+
+def _reports(state: _State, venue: str) -> list[Report]:
+    """A looked-up state as the events that led to it: every execution, then the end where there is one."""
+    reports = [
+        Report(
+            TradeId(state.id),
+            ReportType.PARTIALLY_FILLED,
+            venue,
+            each.execution_id,
+            Fill(each.quantity, _price(each.price)),
+            state.filled_quantity,
+        )
+        for each in state.executions
+    ]
+    if state.status in {ReportType.REJECTED, ReportType.CANCELLED, ReportType.EXPIRED}:
+        reports.append(Report(TradeId(state.id), state.status, venue, None, None, state.filled_quantity, state.reason))
+    return reports
+
+
+class HttpVenue:
+    """An exchange that speaks the contract over HTTP."""
+
+    def __init__(self, name: str, url: str, callback_url: str, session: aiohttp.ClientSession, body_max: int) -> None:
+        self.name = name
+        self._url = url.rstrip("/")
+        self._callback_url = callback_url
+        self._session = session
+        self._body_max = body_max
+
+    async def execute(self, trades: Sequence[Trade]) -> list[Refused | None]:
+        """See Exchange."""
+        body = msgspec.json.encode([self._order(trade) for trade in trades])
+        answer = await self._call("POST", "/v1/orders", body)
+        try:
+            results = _results.decode(answer)
+        except ValueError as error:
+            raise ExchangeUnavailable(f"the answer to an order is not in the contract's form: {error}") from error
+        if [result.id for result in results] != [trade.trade_id for trade in trades]:
+            raise ExchangeUnavailable("the answer does not name the orders that were sent")
+        return [Refused(each.reason or "no reason given") if each.status == "INVALID" else None for each in results]
+
+    def _order(self, trade: Trade) -> dict[str, Any]:
+        return {
+            "id": trade.trade_id,
+            "symbol": trade.symbol,
+            "side": trade.side,
+            "type": "market",
+            "quantity": trade.quantity,
+            "max_price": format_money(Money(trade.hold)) if trade.side is Side.BUY else None,
+            "callback_url": self._callback_url,
+        }
+
+    async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
+        """See Exchange."""
+        answer = await self._call("GET", "/v1/orders?ids=" + ",".join(map(str, trade_ids)))
+        try:
+            states = _states.decode(answer).orders
+            return {TradeId(state.id): _reports(state, self.name) for state in states}
+        except ValueError as error:
+            raise ExchangeUnavailable(f"the state of an order is not in the contract's form: {error}") from error
+
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        headers = {"Content-Type": "application/json"} if body else None
+        try:
+            async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
+                answer = await response.content.read(self._body_max)
+                while len(answer) < self._body_max and (more := await response.content.read(self._body_max)):
+                    answer += more
+                if response.status != 200:
+                    raise ExchangeUnavailable(f"{method} {path[:40]} answered {response.status}")
+                return answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ExchangeUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+# ------------------------------------------------------------------ the webhook
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """POST /webhooks/exchange: lets in what a secret of ours signed, and answers 2xx only after the commit."""
+
+    venue: str
+    keys: Sequence[bytes]
+    window_s: float
+    events_max: int
+    take: Callable[[Sequence[Report]], Awaitable[None]]
+    ask: Callable[[Sequence[TradeId]], Awaitable[None]]
+    unix_time: Callable[[], float]
+    metrics: Metrics
+
+    async def handle(self, request: web.Request, body: bytes) -> web.Response:
+        """One event or an array of them. The body's size and time are bounded by whoever read it."""
+        try:
+            timestamp = signing.verify(self.keys, request.headers, body)
+        except signing.BadSignature as error:
+            return self._refuse(401, "bad_signature", f"The callback is not signed by the exchange: {error}.")
+        try:
+            decoded = _events.decode(body)
+            events = decoded if isinstance(decoded, list) else [decoded]
+            reports = [_report(event, self.venue) for event in events]
+        except (ValueError, RecursionError) as error:
+            log.error("webhook.not_in_form", error=str(error))
+            return self._refuse(400, "invalid_event", f"The event is not in the contract's form: {error}")
+        if len(reports) > self.events_max:
+            return self._refuse(413, "too_many_events", f"A callback carries at most {self.events_max} events.")
+        if abs(self.unix_time() - timestamp) > self.window_s:
+            # Honest but late, after an outage, or a replay: either way the exchange itself says what is true now.
+            self.metrics.webhook_refusals.labels("late_asked_instead").inc()
+            await self.ask(list({report.trade_id for report in reports}))
+        else:
+            await self.take(reports)
+        return web.Response(status=204)
+
+    def _refuse(self, status: int, code: str, sentence: str) -> web.Response:
+        self.metrics.webhook_refusals.labels(code).inc()
+        return web.json_response({"error": sentence, "code": code}, status=status)
+
+
+def decode_secrets(text: str) -> list[bytes]:
+    """The keys of a comma-separated list of whsec_… secrets. Raises ValueError."""
+    return [signing.decode_secret(part.strip()) for part in text.split(",") if part.strip()]
+
+
+async def probe(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether the exchange at this URL says that it takes orders."""
+    try:
+        async with asyncio.timeout(1), session.get(url.rstrip("/") + "/healthz") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False

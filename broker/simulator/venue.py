@@ -1,0 +1,162 @@
+"""The exchange at work: each outcome is journalled, then told. Between the two stands nothing that could suspend."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import chain, count
+from random import Random
+from sys import intern
+
+import msgspec
+import structlog
+
+from broker.core import hours
+from broker.simulator.agenda import Agenda
+from broker.simulator.callbacks import Callbacks
+from broker.simulator.exchange import Exchange, Outcome
+from broker.simulator.faults import Faults
+from broker.simulator.journal import Callback, Journal, acked_line, callback_line, order_line
+from broker.simulator.market import Market
+from broker.simulator.orders import Orders
+from broker.simulator.settings import ExchangeSettings
+from broker.simulator.wire import NewOrder, OrderState, Result, Unreadable
+
+log = structlog.get_logger(__name__)
+
+_ENCODE = msgspec.json.Encoder()
+
+
+class Unavailable(Exception):
+    """The exchange cannot take orders now; the message says why."""
+
+
+class Venue:
+    """Exchange, journal and callbacks together. `open` it inside the event loop that it is to work in."""
+
+    def __init__(self, settings: ExchangeSettings, secret: bytes, market: Market) -> None:
+        self._settings = settings
+        self._clock = settings.clock
+        self.faults = Faults(settings.misbehaviour, Random(f"{settings.seed} faults"))  # noqa: S311 - no secret
+        self._orders = Orders(settings.finished_max)
+        self._exchange = Exchange(
+            market, self._orders, self.faults, self._trades_at, fills_at_once=not settings.fill_delay_ms
+        )
+        self._callbacks = Callbacks(secret, self.faults, settings.delivery, self._acknowledged)
+        self._resting = Agenda[tuple[str, list[int]]](self._fill_due)
+        self._numbers = count(1)
+        self._journal: Journal | None = None
+        self._broken: str | None = None
+
+    async def open(self) -> None:
+        """Come back to where the journal ends: open orders rest again, unacknowledged events are sent again."""
+        if self._settings.journal is None:
+            return
+        self._journal = Journal(self._settings.journal)
+        pending = await asyncio.to_thread(self._recover, self._journal)
+        self._callbacks.push(pending)
+        self._rest((order.id, [order.leaves_quantity]) for order in self._orders.open())
+        log.info("exchange.recovered", open_orders=self._orders.open_count, callbacks=len(pending))
+
+    async def close(self) -> None:
+        """Stop within a moment; what is not delivered stays in the journal."""
+        self._resting.close()
+        await self._callbacks.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    def check(self, batch: Iterable[NewOrder | Unreadable] = ()) -> None:
+        """Raises Unavailable where these orders cannot be taken, or none at all."""
+        if self._broken is not None:
+            raise Unavailable(self._broken)
+        if self._orders.open_count >= self._settings.open_max:
+            raise Unavailable(f"{self._settings.open_max} orders are open, and no more fit")
+        for url, events in Counter(new.callback_url for new in batch if isinstance(new, NewOrder)).items():
+            if not self._callbacks.has_room(url, events):
+                raise Unavailable(f"too many callbacks wait for {url}")
+
+    async def accept(self, batch: Sequence[NewOrder | Unreadable]) -> list[Result]:
+        """Take orders. When this returns, whatever it answers outlives a kill of the exchange."""
+        outcome = self._exchange.accept(batch, self._clock())
+        callbacks = self._record(outcome)
+        self._rest(outcome.resting)
+        if self.faults.settings.callback_first:
+            await self._callbacks.deliver_first(callbacks)
+        else:
+            self._callbacks.push(callbacks)
+        return outcome.results
+
+    def lookup(self, order_ids: Iterable[str]) -> list[OrderState]:
+        """The states of those orders that are known. Raises Unavailable where memory is ahead of the journal."""
+        if self._broken is not None:
+            raise Unavailable(self._broken)
+        found = (self._orders.get(order_id) for order_id in order_ids)
+        return [order.state() for order in found if order is not None]
+
+    def _trades_at(self, at: datetime) -> bool:
+        if self.faults.settings.closed:
+            return False
+        return self._settings.hours == "always" or hours.is_open(at)
+
+    def _record(self, outcome: Outcome) -> list[Callback]:
+        """Write down what changed; the numbered events, which may be told from now on."""
+        callbacks = [Callback(next(self._numbers), url, _ENCODE.encode(event)) for url, event in outcome.events]
+        if self._journal is not None and outcome.changed:
+            self._write([*map(order_line, outcome.changed), *map(callback_line, callbacks)])
+        return callbacks
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Raises Unavailable for good where the disk fails: what memory holds may not be told any more."""
+        assert self._journal is not None
+        if self._broken is not None:
+            raise Unavailable(self._broken)
+        try:
+            self._journal.append(lines)
+        except OSError as error:
+            self._broken = f"the journal cannot be written: {error}"
+            log.error("journal.failed", error=str(error))
+            raise Unavailable(self._broken) from error
+
+    def _acknowledged(self, callbacks: Sequence[Callback]) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._write([acked_line(callbacks)])
+        except Unavailable:
+            log.debug("callbacks.acknowledged_unwritten", callbacks=len(callbacks))
+
+    def _rest(self, resting: Iterable[tuple[str, list[int]]]) -> None:
+        for order_id, parts in resting:
+            delay_ms = self._settings.fill_delay_ms or self.faults.settings.partial_gap_ms
+            self._resting.add(delay_ms / 1000, (order_id, parts))
+
+    def _fill_due(self, due: list[tuple[str, list[int]]]) -> None:
+        """The next part of each order whose time has come."""
+        callbacks: list[Callback] = []
+        try:
+            for order_id, parts in due:
+                outcome = self._exchange.fill(order_id, parts[0], self._clock())
+                callbacks += self._record(outcome)
+                if len(parts) > 1:
+                    self._resting.add(self.faults.settings.partial_gap_ms / 1000, (order_id, parts[1:]))
+        except Unavailable:
+            return  # nothing is told any more; the next start goes on from the journal
+        self._callbacks.push(callbacks)
+
+    def _recover(self, journal: Journal) -> list[Callback]:
+        """Read the journal into memory and write it anew without what is settled. Runs in a thread, alone."""
+        pending: dict[int, Callback] = {}
+        number = 0
+        for record in journal.replay():
+            if record.order is not None:
+                known = self._orders.get(record.order.id)
+                if known is None or not known.is_finished:
+                    self._orders.put(record.order)
+            elif record.number:
+                number = record.number
+                pending[number] = Callback(number, intern(record.url), bytes(record.event))
+            for acked in record.acked:
+                pending.pop(acked, None)
+        journal.rewrite(chain(map(order_line, self._orders.all()), map(callback_line, pending.values())))
+        self._numbers = count(number + 1)
+        return list(pending.values())

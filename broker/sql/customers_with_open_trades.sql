@@ -1,0 +1,1 @@
+SELECT DISTINCT customer_id FROM trade WHERE status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED') ORDER BY customer_id

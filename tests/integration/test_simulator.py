@@ -1,0 +1,705 @@
+"""The simulated exchange over real sockets: what a broker sees of it, well-behaved and not."""
+
+import asyncio
+import io
+import os
+import random
+import signal
+import socket
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from standardwebhooks.webhooks import Webhook
+
+from broker.core import signing
+from broker.core.hours import NEW_YORK
+from broker.core.money import parse_money
+from broker.simulator.delivery import DeliveryLimits
+from broker.simulator.faults import Misbehaviour
+from broker.simulator.journal import JournalInUse
+from broker.simulator.server import SimulatedExchange
+from broker.simulator.settings import ExchangeSettings
+
+SECRET = bytes(range(32))
+HANDSHAKE = (
+    b"GET /v1/feed HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED"}
+
+
+async def eventually(condition: Callable[[], Any], within_s: float = 10) -> None:
+    """Wait until the condition holds, at most so long."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - it looks at what other tasks do, none of which would set an Event
+            await asyncio.sleep(0.005)
+
+
+class Broker:
+    """The broker's side: posts orders, and receives callbacks whose signatures it checks twice."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.exchange = ""
+        self.url = ""
+        self.messages: list[list[dict[str, Any]]] = []
+        self.ids: list[str] = []
+        self.refused = 0
+        self.answer: Callable[[list[dict[str, Any]]], int] = lambda events: 204
+
+    async def receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        signing.verify([SECRET], request.headers, body)
+        Webhook(signing.encode_secret(SECRET)).verify(body, dict(request.headers))
+        self.ids.append(request.headers["webhook-id"])
+        content = orjson.loads(body)
+        events = content if isinstance(content, list) else [content]
+        assert 1 <= len(events) <= 256
+        status = self.answer(events)
+        if status >= 300:
+            self.refused += 1
+        else:
+            self.messages.append(events)
+        return web.Response(status=status)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [event for message in self.messages for event in message]
+
+    def events_of(self, order_id: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["order_id"] == order_id]
+
+    def ended(self) -> set[str]:
+        """The orders of which a final event has come."""
+        return {event["order_id"] for event in self.events if event["type"] in TERMINAL}
+
+    def order(self, **overrides: Any) -> dict[str, Any]:
+        order = {"id": str(uuid.uuid4()), "symbol": "AAPL", "side": "BUY", "type": "market", "quantity": 10}
+        return {**order, "max_price": "9000.00", "callback_url": self.url, **overrides}
+
+    def orders(self, count: int, **overrides: Any) -> list[dict[str, Any]]:
+        return [self.order(**overrides) for _ in range(count)]
+
+    async def post(self, content: Any, timeout_s: float = 10) -> tuple[int, Any]:
+        body = io.BytesIO(content if isinstance(content, bytes) else orjson.dumps(content))
+        limit = aiohttp.ClientTimeout(total=timeout_s)
+        async with self.session.post(f"{self.exchange}/v1/orders", data=body, timeout=limit) as response:
+            return response.status, await response.json()
+
+    async def place(self, count: int, **overrides: Any) -> list[str]:
+        """Post new orders, and see that all are taken; their ids."""
+        orders = self.orders(count, **overrides)
+        status, results = await self.post(orders)
+        accepted = [{"id": order["id"], "status": "ACCEPTED", "reason": None} for order in orders]
+        assert (status, results) == (200, accepted)
+        return [order["id"] for order in orders]
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(f"{self.exchange}{path}") as response:
+            return response.status, await response.json()
+
+    async def lookup(self, order_ids: list[str]) -> dict[str, Any]:
+        states = []
+        for start in range(0, len(order_ids), 100):
+            status, content = await self.get(f"/v1/orders?ids={','.join(order_ids[start : start + 100])}")
+            assert status == 200
+            states += content["orders"]
+        return {state["id"]: state for state in states}
+
+
+@asynccontextmanager
+async def receiving(broker: Broker, port: int = 0) -> AsyncIterator[None]:
+    """The broker's webhook listens."""
+    app = web.Application(client_max_size=1024 * 1024)
+    app.router.add_post("/webhooks/exchange", broker.receive)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    broker.url = f"http://127.0.0.1:{runner.addresses[0][1]}/webhooks/exchange"
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Broker]:
+    async with aiohttp.ClientSession() as session:
+        client = Broker(session)
+        async with receiving(client):
+            yield client
+
+
+def settings(**overrides: Any) -> ExchangeSettings:
+    return ExchangeSettings(**{"seed": 11, **overrides})
+
+
+@asynccontextmanager
+async def trading(broker: Broker, *, faults: dict[str, Any] | None = None, **overrides: Any) -> AsyncIterator[None]:
+    """An exchange runs, and the broker knows where; it has to stop within a second."""
+    exchange = SimulatedExchange(settings(misbehaviour=Misbehaviour(**(faults or {})), **overrides), SECRET)
+    broker.exchange = await exchange.start()
+    try:
+        yield
+    finally:
+        started = asyncio.get_running_loop().time()
+        await exchange.stop()
+        assert asyncio.get_running_loop().time() - started < 1
+
+
+# The contract.
+
+
+async def test_an_array_is_taken_filled_and_called_back(broker):
+    async with trading(broker):
+        buys = await broker.place(64)
+        sells = await broker.place(64, side="SELL", max_price=None)
+        await eventually(lambda: len(broker.events) == 128)
+        assert max(map(len, broker.messages)) > 1
+        states = await broker.lookup(buys + sells)
+        for event in broker.events:
+            state = states[event["order_id"]]
+            execution = {key: event[key] for key in ("execution_id", "quantity", "price", "at")}
+            assert state["executions"] == [execution]
+            assert (event["type"], event["filled_quantity"], event["reason"]) == ("FILLED", 10, None)
+            assert event["execution_id"] == f"{event['order_id']}-1"
+        assert len(states) == len({event["order_id"] for event in broker.events}) == 128
+        assert len(broker.ids) == len(set(broker.ids))
+
+
+async def test_one_order_gets_one_object_and_its_event_comes_alone(broker):
+    async with trading(broker):
+        order = broker.order()
+        assert await broker.post(order) == (200, {"id": order["id"], "status": "ACCEPTED", "reason": None})
+        await eventually(lambda: broker.events)
+        assert await broker.post(order) == (200, {"id": order["id"], "status": "EXISTS", "reason": None})
+        status, state = await broker.get(f"/v1/orders/{order['id']}")
+        assert (status, state["status"], len(state["executions"])) == (200, "FILLED", 1)
+        assert len(broker.events) == 1
+
+
+async def test_bad_requests_are_answered_with_a_sentence(broker):
+    async with trading(broker):
+        for body in (b"", b"[", b"[]", b"[1]", orjson.dumps(broker.orders(257))):
+            status, content = await broker.post(body)
+            assert status == 400
+            assert list(content) == ["error"]
+        assert (await broker.post(b" " * (1024 * 1024 + 1)))[0] == 413
+        for path in ("/v1/orders", "/v1/orders?ids=", "/v1/orders?ids=" + ",".join(["x"] * 101)):
+            assert (await broker.get(path))[0] == 400
+        assert await broker.get(f"/v1/orders/{uuid.uuid4()}") == (404, {"error": "no order has this id"})
+        assert await broker.get("/v1/orders?ids=x,y") == (200, {"orders": []})
+        assert await broker.get("/nowhere") == (404, {"error": "Not Found"})
+        status, (good, bad) = await broker.post([broker.order(), broker.order(quantity=0)])
+        assert (status, good["status"], bad["status"]) == (200, "ACCEPTED", "INVALID")
+        assert bad["reason"] == "Expected `int` >= 1 - at `$.quantity`"
+
+
+async def test_refusals_come_as_events(broker):
+    async with trading(broker):
+        (unknown,) = await broker.place(1, symbol="NOPE")
+        (dear,) = await broker.place(1, max_price="1.00")
+        await eventually(lambda: len(broker.events) == 2)
+        reasons = {event["order_id"]: (event["type"], event["reason"]) for event in broker.events}
+        assert reasons == {
+            unknown: ("REJECTED", "unknown symbol"),
+            dear: ("REJECTED", "max price exceeded"),
+        }
+
+
+async def test_the_exchange_can_be_mounted_in_an_application(broker):
+    exchange = SimulatedExchange(settings(), SECRET)
+    app = web.Application()
+    app.add_subapp("/exchange", exchange.app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        broker.exchange = f"http://127.0.0.1:{runner.addresses[0][1]}/exchange"
+        await broker.place(3)
+        await eventually(lambda: len(broker.ended()) == 3)
+        assert await broker.get("/healthz") == (200, {"status": "ok"})
+    finally:
+        await runner.cleanup()
+
+
+# Market data.
+
+
+async def test_the_feed_is_a_snapshot_and_then_what_changed(broker):
+    async with trading(broker, tick_ms=10):
+        symbols = (await broker.get("/v1/symbols"))[1]["symbols"]
+        assert {"symbol": "AAPL", "name": "Apple Inc."} in symbols
+        async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
+            messages = [await feed.receive_json(timeout=5, loads=orjson.loads) for _ in range(6)]
+        assert [message["type"] for message in messages] == ["snapshot"] + ["quotes"] * 5
+        first = messages[0]["sequence"]
+        assert [message["sequence"] for message in messages] == list(range(first, first + 6))
+        assert [quote["symbol"] for quote in messages[0]["quotes"]] == [each["symbol"] for each in symbols]
+        assert all(0 < len(message["quotes"]) < len(symbols) for message in messages[1:])
+        for quote in (quote for message in messages for quote in message["quotes"]):
+            bid, ask, last = (parse_money(quote[key]) for key in ("bid", "ask", "last"))
+            assert 0 < bid < last <= ask
+            assert datetime.fromisoformat(quote["at"]).utcoffset() == timedelta(0)
+
+
+async def test_orders_fill_at_the_quotes_of_the_feed(broker):
+    async with trading(broker, tick_ms=0):
+        async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
+            snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+        quotes = {quote["symbol"]: quote for quote in snapshot["quotes"]}
+        assert snapshot["sequence"] == 1
+        await broker.place(1, symbol="BRK.B")
+        await broker.place(1, symbol="BRK.B", side="SELL", max_price=None)
+        await eventually(lambda: len(broker.events) == 2)
+        prices = {event["price"] for event in broker.events}
+        assert prices == {quotes["BRK.B"]["ask"], quotes["BRK.B"]["bid"]}
+
+
+async def test_a_socket_that_does_not_read_is_dropped_and_the_others_go_on(broker):
+    loop = asyncio.get_running_loop()
+    async with trading(broker, tick_ms=1, feed_messages_max=4):
+        with socket.socket() as slow:
+            slow.setblocking(False)
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(slow, ("127.0.0.1", int(broker.exchange.rpartition(":")[2])))
+            await loop.sock_sendall(slow, HANDSHAKE)
+            async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
+                for _ in range(800):
+                    await feed.receive_json(timeout=5, loads=orjson.loads)
+                async with asyncio.timeout(5):
+                    with suppress(ConnectionResetError):
+                        while await loop.sock_recv(slow, 1024 * 1024):
+                            pass
+                assert (await feed.receive_json(timeout=5, loads=orjson.loads))["type"] == "quotes"
+
+
+# Misbehaviour, one kind after another.
+
+
+async def test_late_callbacks(broker):
+    async with trading(broker, faults={"delay_ms": 300}):
+        placed = datetime.now(UTC)
+        arrivals: list[float] = []
+
+        def arrive(events: list[dict[str, Any]]) -> int:
+            arrivals.extend((datetime.now(UTC) - placed).total_seconds() for _ in events)
+            return 204
+
+        broker.answer = arrive
+        await broker.place(200)
+        await eventually(lambda: len(broker.events) == 200)
+        assert sum(arrival > 0.1 for arrival in arrivals) > 50
+        assert len(broker.messages) > 10
+
+
+async def test_duplicates(broker):
+    async with trading(broker, faults={"duplicates": 2}):
+        order_ids = await broker.place(20)
+        await eventually(lambda: len(broker.events) == 60)
+        assert Counter(event["order_id"] for event in broker.events) == dict.fromkeys(order_ids, 3)
+        assert len(broker.ids) == len(set(broker.ids))
+
+
+async def test_reordered_callbacks(broker):
+    async with trading(broker, faults={"reorder": True, "partial": 1, "partial_gap_ms": 5}):
+        order_ids = await broker.place(60)
+        states = {}
+
+        async def all_filled() -> None:
+            while len(states) < 60:
+                known = await broker.lookup(order_ids)
+                states.update({key: state for key, state in known.items() if state["status"] == "FILLED"})
+
+        await asyncio.wait_for(all_filled(), 10)
+        expected = 60 + sum(len(state["executions"]) for state in states.values())
+        await eventually(lambda: len(broker.events) == expected)
+        firsts = list(dict.fromkeys(event["order_id"] for event in broker.events))
+        assert firsts != order_ids
+        assert sorted(firsts) == sorted(order_ids)
+        sums = [[event["filled_quantity"] for event in broker.events_of(order_id)] for order_id in order_ids]
+        assert any(filled != sorted(filled) for filled in sums)
+
+
+async def test_lost_callbacks_show_in_a_lookup_only(broker):
+    async with trading(broker, faults={"lose": 0.5}):
+        order_ids = await broker.place(200)
+        states = await broker.lookup(order_ids)
+        assert {state["status"] for state in states.values()} == {"FILLED"}
+        await eventually(lambda: len(broker.events) > 50)
+        assert len(broker.ended()) < 150
+
+
+async def test_random_rejects(broker):
+    async with trading(broker, faults={"reject": 0.5}):
+        await broker.place(100)
+        await eventually(lambda: len(broker.events) == 100)
+        kinds = Counter((event["type"], event["reason"]) for event in broker.events)
+        assert set(kinds) == {("FILLED", None), ("REJECTED", "random error")}
+        assert 25 < kinds["FILLED", None] < 75
+
+
+async def test_partial_fills(broker):
+    async with trading(broker, faults={"partial": 1, "partial_gap_ms": 10}):
+        order_ids = await broker.place(30)
+        await eventually(lambda: len(broker.ended()) == 30)
+        for order_id in order_ids:
+            accepted, *fills = sorted(broker.events_of(order_id), key=lambda event: event["filled_quantity"])
+            assert (accepted["type"], accepted["execution_id"]) == ("ACCEPTED", None)
+            assert 2 <= len(fills) <= 4
+            assert [fill["execution_id"] for fill in fills] == [f"{order_id}-{n}" for n in range(1, len(fills) + 1)]
+            assert [fill["type"] for fill in fills] == ["PARTIALLY_FILLED"] * (len(fills) - 1) + ["FILLED"]
+            assert sum(fill["quantity"] for fill in fills) == fills[-1]["filled_quantity"] == 10
+
+
+async def test_orders_rest_for_the_fill_delay(broker):
+    async with trading(broker, fill_delay_ms=60_000):
+        (order_id,) = await broker.place(1)
+        await eventually(lambda: broker.events)
+        assert [event["type"] for event in broker.events] == ["ACCEPTED"]
+        assert (await broker.lookup([order_id]))[order_id]["status"] == "ACCEPTED"
+    async with trading(broker, fill_delay_ms=20):
+        (order_id,) = await broker.place(1)
+        await eventually(lambda: broker.ended() == {order_id})
+
+
+async def test_an_error_before_anything_was_done(broker):
+    async with trading(broker, faults={"error": 1}):
+        order = broker.order()
+        status, content = await broker.post(order)
+        assert (status, list(content)) == (500, ["error"])
+        assert await broker.lookup([order["id"]]) == {}
+
+
+async def test_an_error_after_the_orders_were_taken(broker):
+    async with trading(broker, faults={"error_after": 1}):
+        order = broker.order()
+        assert (await broker.post(order))[0] == 500
+        await eventually(lambda: broker.ended() == {order["id"]})
+        assert (await broker.post(order))[0] == 500
+        assert len((await broker.lookup([order["id"]]))[order["id"]]["executions"]) == 1
+
+
+async def test_an_answer_that_never_comes(broker):
+    async with trading(broker, faults={"timeout": 1}):
+        order = broker.order()
+        with pytest.raises(TimeoutError):
+            await broker.post(order, timeout_s=0.2)
+        await eventually(lambda: broker.ended() == {order["id"]})
+
+
+async def test_a_held_request_ends_without_an_answer(broker):
+    async with trading(broker, faults={"timeout": 1, "timeout_s": 0.05}):
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await broker.post(broker.order())
+
+
+async def test_a_held_request_does_not_keep_the_exchange_from_stopping(broker):
+    async with trading(broker, faults={"timeout": 1}):
+        order = broker.order()
+        post = asyncio.create_task(broker.post(order))
+        await eventually(lambda: broker.ended() == {order["id"]})
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await post
+
+
+async def test_callbacks_before_the_answer(broker):
+    async with trading(broker, faults={"callback_first": True}):
+        order_ids = await broker.place(10)
+        assert broker.ended() == set(order_ids)
+
+
+async def test_a_callback_that_is_refused_does_not_keep_the_answer_for_ever(broker):
+    broker.answer = lambda events: 503
+    async with trading(broker, faults={"callback_first": True}):
+        order_ids = await broker.place(10)
+        assert broker.ended() == set()
+        broker.answer = lambda events: 204
+        await eventually(lambda: broker.ended() == set(order_ids))
+
+
+async def test_a_closed_market(broker):
+    async with trading(broker, faults={"closed": True}):
+        await broker.place(1)
+        await eventually(lambda: broker.events)
+        assert [(event["type"], event["reason"]) for event in broker.events] == [("REJECTED", "past market hours")]
+
+
+async def test_everything_at_once_loses_no_execution(broker):
+    """Under every fault at the same time a broker that asks again and looks up ends with the exchange's truth."""
+    faults = {"delay_ms": 50, "duplicates": 1, "reorder": True, "lose": 0.2, "reject": 0.1, "partial": 0.3}
+    faults |= {"partial_gap_ms": 10, "error": 0.2, "error_after": 0.2, "timeout": 0.1, "timeout_s": 0.05}
+    chance = random.Random(1)
+    broker.answer = lambda events: chance.choice([204, 204, 500])
+    async with trading(broker, faults=faults):
+        orders = broker.orders(100)
+        taken = 0
+        while taken < 100:
+            batch = orders[taken : taken + 10]
+            with suppress(aiohttp.ClientConnectionError):
+                status, results = await broker.post(batch)
+                if status == 200:
+                    assert {result["status"] for result in results} <= {"ACCEPTED", "EXISTS"}
+                    taken += 10
+        order_ids = [order["id"] for order in orders]
+
+        async def all_ended() -> dict[str, Any]:
+            while True:
+                states = await broker.lookup(order_ids)
+                if all(state["status"] in TERMINAL for state in states.values()):
+                    return states
+
+        states = await asyncio.wait_for(all_ended(), 10)
+        assert len(states) == 100
+        for state in states.values():
+            executions = {execution["execution_id"]: execution for execution in state["executions"]}
+            assert len(executions) == len(state["executions"])
+            assert sum(execution["quantity"] for execution in executions.values()) == state["filled_quantity"]
+            for event in broker.events_of(state["id"]):
+                if event["execution_id"] is not None:
+                    assert event["price"] == executions[event["execution_id"]]["price"]
+
+
+# Delivery.
+
+
+async def test_a_broker_that_is_away_gets_its_events_when_it_is_back():
+    async with aiohttp.ClientSession() as session:
+        broker = Broker(session)
+        async with receiving(broker):
+            pass
+        port = int(broker.url.split(":")[2].split("/")[0])
+        async with trading(broker, delivery=DeliveryLimits(retry_last_ms=100)):
+            order_ids = await broker.place(256)
+            async with receiving(broker, port):
+                await eventually(lambda: broker.ended() == set(order_ids))
+                assert len(broker.events) == 256
+
+
+async def test_one_event_that_is_refused_does_not_keep_the_others(broker):
+    orders = broker.orders(100)
+    poison = orders[37]["id"]
+    broker.answer = lambda events: 500 if any(event["order_id"] == poison for event in events) else 204
+    async with trading(broker, delivery=DeliveryLimits(retry_first_ms=5, retry_last_ms=20)):
+        await broker.post(orders)
+        await eventually(lambda: len(broker.ended()) == 99)
+        refused = broker.refused
+        await eventually(lambda: broker.refused > refused + 10)
+        broker.answer = lambda events: 204
+        await eventually(lambda: len(broker.ended()) == 100)
+
+
+async def test_a_broker_that_never_answers_delays_no_other(broker):
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        hanging.append(writer)
+
+    hanging: list[asyncio.StreamWriter] = []
+    deaf = await asyncio.start_server(hang, "127.0.0.1", 0)
+    async with deaf:
+        url = f"http://127.0.0.1:{deaf.sockets[0].getsockname()[1]}/hook"
+        async with trading(broker):
+            await broker.place(256, callback_url=url)
+            order_ids = await broker.place(10)
+            await eventually(lambda: broker.ended() == set(order_ids), within_s=2)
+            assert hanging
+        for writer in hanging:
+            writer.close()
+
+
+async def test_too_many_waiting_callbacks_stop_the_taking_of_orders_for_that_broker(broker):
+    broker.answer = lambda events: 503
+    async with trading(broker, delivery=DeliveryLimits(waiting_max=10, retry_last_ms=50)):
+        await broker.place(8)
+        order = broker.order()
+        status, content = await broker.post([order, broker.order(), broker.order()])
+        assert (status, content) == (503, {"error": f"too many callbacks wait for {broker.url}"})
+        assert await broker.lookup([order["id"]]) == {}
+        assert (await broker.get("/healthz"))[0] == 200
+        broker.answer = lambda events: 204
+        await eventually(lambda: len(broker.ended()) == 8)
+        await broker.place(3)
+
+
+async def test_too_many_open_orders_make_it_unhealthy(broker):
+    async with trading(broker, open_max=5, fill_delay_ms=60_000):
+        await broker.place(5)
+        assert (await broker.post(broker.order()))[0] == 503
+        assert await broker.get("/healthz") == (503, {"error": "5 orders are open, and no more fit"})
+
+
+# Hours.
+
+
+async def test_new_yorks_hours_at_a_half_day(broker):
+    at = datetime(2026, 11, 27, 12, 59, 59, tzinfo=NEW_YORK)
+    async with trading(broker, hours="XNYS", clock=lambda: at, tick_ms=0):
+        (before,) = await broker.place(1)
+        at += timedelta(seconds=1)
+        (after,) = await broker.place(1)
+        await eventually(lambda: len(broker.events) == 2)
+        reasons = {event["order_id"]: (event["type"], event["reason"]) for event in broker.events}
+        assert reasons == {before: ("FILLED", None), after: ("REJECTED", "past market hours")}
+
+
+# The journal.
+
+
+class Killable:
+    """An exchange in a process of its own, to be killed with SIGKILL."""
+
+    PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from broker.simulator.delivery import DeliveryLimits
+from broker.simulator.faults import Misbehaviour
+from broker.simulator.journal import JournalInUse
+from broker.simulator.server import SimulatedExchange
+from broker.simulator.settings import ExchangeSettings
+
+async def main():
+    settings = ExchangeSettings(journal=Path(sys.argv[1]), fill_delay_ms=int(sys.argv[2]),
+                                delivery=DeliveryLimits(retry_last_ms=100))
+    async with SimulatedExchange(settings, bytes(range(32))) as exchange:
+        print("listening", exchange.url, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+    def __init__(self, journal: Path, fill_delay_ms: int = 0) -> None:
+        self._arguments = [sys.executable, "-c", self.PROGRAM, str(journal), str(fill_delay_ms)]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> str:
+        """The URL that it listens on."""
+        self._process = await asyncio.create_subprocess_exec(*self._arguments, stdout=asyncio.subprocess.PIPE)
+        assert self._process.stdout is not None
+        async with asyncio.timeout(20):
+            while line := (await self._process.stdout.readline()).decode():
+                if line.startswith("listening "):
+                    return line.split()[1]
+        raise AssertionError("the exchange ended before it listened")
+
+    async def __aexit__(self, *_: object) -> None:
+        """Kill it: no handler of its own runs."""
+        assert self._process is not None
+        self._process.kill()
+        assert await self._process.wait() == -signal.SIGKILL
+
+
+async def test_a_killed_exchange_remembers_and_sends_again(broker, tmp_path):
+    async with Killable(tmp_path) as broker.exchange:
+        delivered = await broker.place(10)
+        await eventually(lambda: broker.ended() == set(delivered))
+        broker.answer = lambda events: 503
+        pending = await broker.place(10)
+        await eventually(lambda: broker.refused > 2)
+        before = await broker.lookup(delivered + pending)
+    assert broker.ended() == set(delivered)
+
+    broker.answer = lambda events: 204
+    async with trading(broker, journal=tmp_path):
+        await eventually(lambda: broker.ended() == set(delivered + pending))
+        assert await broker.lookup(delivered + pending) == before
+        again = broker.order(id=pending[0], quantity=11)
+        assert (await broker.post(again))[1]["status"] == "INVALID"
+        await broker.place(1)
+        await eventually(lambda: len(broker.ended()) == 21)
+        # What was acknowledged before the kill does not come again, but for a last message whose
+        # acknowledgement the kill may have kept from the journal: then exactly once more.
+        assert max(Counter(event["order_id"] for event in broker.events).values()) <= 2
+
+
+async def test_a_killed_exchange_goes_on_with_open_orders(broker, tmp_path):
+    async with Killable(tmp_path, fill_delay_ms=60_000) as broker.exchange:
+        order_ids = await broker.place(5)
+    async with trading(broker, journal=tmp_path, fill_delay_ms=10):
+        await eventually(lambda: broker.ended() == set(order_ids))
+        assert {event["execution_id"] for event in broker.events if event["type"] == "FILLED"} == {
+            f"{order_id}-1" for order_id in order_ids
+        }
+
+
+async def test_a_partly_filled_order_goes_on_after_a_restart(broker, tmp_path):
+    """Half of its parts before the restart, the rest in one part after it; execution ids go on counting."""
+    slow = {"partial": 1, "partial_gap_ms": 400}
+    async with trading(broker, journal=tmp_path, faults=slow):
+        (order_id,) = await broker.place(1)
+        await eventually(lambda: len(broker.events_of(order_id)) == 2)
+        first = (await broker.lookup([order_id]))[order_id]["executions"]
+    async with trading(broker, journal=tmp_path):
+        await eventually(lambda: broker.ended() == {order_id})
+        state = (await broker.lookup([order_id]))[order_id]
+        assert state["executions"][:1] == first
+        assert [execution["execution_id"] for execution in state["executions"]] == [
+            f"{order_id}-1",
+            f"{order_id}-2",
+        ]
+        assert state["filled_quantity"] == 10
+
+
+async def test_a_restart_keeps_the_newest_finished_orders_only(broker, tmp_path):
+    async with trading(broker, journal=tmp_path):
+        order_ids = await broker.place(50)
+        await eventually(lambda: len(broker.ended()) == 50)
+    size = (tmp_path / "exchange.journal").stat().st_size
+    async with trading(broker, journal=tmp_path, finished_max=5):
+        assert set(await broker.lookup(order_ids)) == set(order_ids[-5:])
+        assert (tmp_path / "exchange.journal").stat().st_size < size / 10
+    assert len(broker.events) == 50
+
+
+async def test_lost_events_stay_lost_after_a_restart(broker, tmp_path):
+    async with trading(broker, journal=tmp_path, faults={"lose": 1}):
+        await broker.place(5)
+    async with trading(broker, journal=tmp_path):
+        (order_id,) = await broker.place(1)
+        await eventually(lambda: broker.events)
+        assert broker.ended() == {order_id}
+
+
+async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promising(broker, tmp_path, monkeypatch):
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    async with trading(broker, journal=tmp_path):
+        (kept,) = await broker.place(1)
+        await eventually(lambda: broker.events)
+        monkeypatch.setattr(os, "write", full)
+        order = broker.order()
+        status, content = await broker.post(order)
+        assert (status, "No space left" in content["error"]) == (503, True)
+        assert (await broker.get("/healthz"))[0] == 503
+        assert (await broker.get(f"/v1/orders/{order['id']}"))[0] == 503
+        monkeypatch.undo()
+        assert (await broker.post(order))[0] == 503
+    async with trading(broker, journal=tmp_path):
+        assert set(await broker.lookup([kept, order["id"]])) == {kept}
+    assert broker.ended() == {kept}
+
+
+async def test_two_exchanges_never_share_a_journal(broker, tmp_path):
+    async with trading(broker, journal=tmp_path):
+        with pytest.raises(JournalInUse):
+            await SimulatedExchange(settings(journal=tmp_path), SECRET).start()
+        await broker.place(1)
+
+
+async def test_a_taken_port_is_told_and_nothing_stays_behind(broker, tmp_path):
+    async with trading(broker):
+        port = int(broker.exchange.rpartition(":")[2])
+        with pytest.raises(OSError, match="address already in use"):
+            await SimulatedExchange(settings(port=port, journal=tmp_path), SECRET).start()
+    async with trading(broker, journal=tmp_path):
+        await broker.place(1)
