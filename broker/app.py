@@ -46,6 +46,8 @@ log = structlog.get_logger()
 
 VENUE = "sim"
 """The name of the one venue: executions are unique for each venue."""
+_REMEMBERED = 100_000
+"""Finished orders that the exchange inside a broker remembers, at 50 MB: the broker asks within a minute."""
 _QUOTES_WITHIN_S = 2.0
 """How long a start waits for the first prices; without them it starts all the same."""
 
@@ -183,7 +185,9 @@ async def _exchange(config: Config, folder: DataFolder, stack: AsyncExitStack) -
         except ValueError as error:
             raise ConfigError(f"BROKER_WEBHOOK_SECRETS cannot be used: {error}.") from error
     key = secrets.token_bytes(32)
-    settings = ExchangeSettings(hours=config.hours, seed=config.seed, journal=folder.path / "exchange")
+    settings = ExchangeSettings(
+        hours=config.hours, seed=config.seed, journal=folder.path / "exchange", finished_max=_REMEMBERED
+    )
     simulated = SimulatedExchange(settings, key)
     stack.push_async_callback(simulated.stop)
     return [key], await simulated.start()

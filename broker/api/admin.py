@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Mapping
 from decimal import Decimal
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -24,7 +24,7 @@ _ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DEPOSIT_MAX = Money(10**10 * 10_000)
 """$10 billion in one movement: a slip of the finger more than money."""
 
-Amount = Annotated[str | int | Decimal, msgspec.Meta(description='an amount in dollars, like "100000.00"')]
+Amount = Any  # text, or a number that the JSON reader kept exact: `_amount` reads it
 # Printable, and so without NUL or lone surrogates, which PostgreSQL cannot store.
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)"
 
@@ -189,16 +189,23 @@ def _customer_id(request: web.Request) -> CustomerId:
     return CustomerId(int(text))
 
 
-def _amount(name: str, value: str | int | Decimal, least: int) -> Money:
+def _amount(name: str, value: Any, least: int) -> Money:
     """Raises ApiError 400 for what is not an exact amount of dollars from `least` units to the limit."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise ApiError(400, "invalid_request", f'{name} must be an amount in dollars, like "100000.00".')
     try:
-        amount = parse_money(str(value))
+        amount = parse_money(value if isinstance(value, str) else _plain(value))
     except ValueError as error:
         raise ApiError(400, "invalid_request", f"{name} is not an amount: {error}.") from error
     if not least <= amount <= _DEPOSIT_MAX:
         sentence = f"{name} must be {'at least' if least == 0 else 'above'} 0 and at most {format_money(_DEPOSIT_MAX)}."
         raise ApiError(400, "invalid_request", sentence)
     return amount
+
+
+def _plain(number: int | Decimal) -> str:
+    """The number's digits; an int that is far too long to be an amount is not written out."""
+    return str(number) if not isinstance(number, int) or abs(number) < 10**15 else "too large"
 
 
 def _key(key: NewKey) -> Json:

@@ -3,20 +3,18 @@
 import argparse
 import asyncio
 import dataclasses
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from broker import log
 from broker.commands.running import UsageError, run_until_signalled
 from broker.config import default_data
-from broker.data_folder import make_private, shared_webhook_secret
+from broker.data_folder import shared_webhook_secret
 from broker.exchange import decode_secrets
 from broker.simulator.faults import Misbehaviour
+from broker.simulator.journal import JournalDamaged, JournalInUse
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 
@@ -83,8 +81,7 @@ def _exchange(options: argparse.Namespace) -> int:
         journal=folder,
         misbehaviour=faults,
     )
-    with _alone(folder):
-        run_until_signalled(lambda stop: _run(settings, stop, as_json=options.json))
+    run_until_signalled(lambda stop: _run(settings, stop, as_json=options.json))
     return 0
 
 
@@ -97,6 +94,8 @@ async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool
     exchange = SimulatedExchange(settings, key)
     try:
         url = await exchange.start()
+    except (JournalInUse, JournalDamaged) as error:
+        raise UsageError(f"{error}") from error
     except OSError as error:
         raise UsageError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
     try:
@@ -106,22 +105,3 @@ async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool
         await stop.wait()
     finally:
         await exchange.stop()
-
-
-@contextmanager
-def _alone(folder: Path | None) -> Iterator[None]:
-    """Hold the journal's folder: two exchanges on one journal would spoil it."""
-    if folder is None:
-        yield
-        return
-    try:
-        make_private(folder)
-        lock = open(folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - held until the end
-    except OSError as error:
-        raise UsageError(f"The folder {folder} cannot be used: {error.strerror}. Name another with --data.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"Another exchange runs on {folder}. Stop it, or name another folder.") from error
-        yield

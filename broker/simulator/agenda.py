@@ -17,7 +17,8 @@ class Agenda(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._heap: list[tuple[float, int, T]] = []
         self._order = count()  # what is due at the same time keeps its order, and items are never compared
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._fires_at = 0.0  # kept here: a handle of uvloop cannot always tell
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -25,7 +26,7 @@ class Agenda(Generic[T]):
     def add(self, delay_s: float, item: T) -> None:
         """Put an item down for `delay_s` seconds from now."""
         heapq.heappush(self._heap, (self._loop.time() + delay_s, next(self._order), item))
-        if self._timer is None or self._heap[0][0] < self._timer.when():
+        if self._timer is None or self._heap[0][0] < self._fires_at:
             self._arm()
 
     def close(self) -> None:
@@ -36,7 +37,10 @@ class Agenda(Generic[T]):
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._heap[0][0], self._fire) if self._heap else None
+            self._timer = None
+        if self._heap:
+            self._fires_at = self._heap[0][0]
+            self._timer = self._loop.call_at(self._fires_at, self._fire)
 
     def _fire(self) -> None:
         now = self._loop.time()

@@ -129,14 +129,16 @@ class Outlet:
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._senders -= 1
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("callbacks.sender_failed", url=self._url, exc_info=error)
 
     async def _send_all(self) -> None:
-        while self._queue:
-            await self._deliver(self._take())
+        try:
+            while self._queue:
+                await self._deliver(self._take())
+        finally:
+            self._senders -= 1  # in the same turn that found nothing: an event that comes in the next needs a sender
 
     def _take(self) -> list[Callback]:
         size = min(len(self._queue), self._limits.events_per_message_max)

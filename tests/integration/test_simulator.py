@@ -559,7 +559,7 @@ class Killable:
     """An exchange in a process of its own, to be killed with SIGKILL."""
 
     PROGRAM = """
-import asyncio, sys
+import asyncio, sys, uvloop
 from pathlib import Path
 from broker.simulator.delivery import DeliveryLimits
 from broker.simulator.faults import Misbehaviour
@@ -574,7 +574,7 @@ async def main():
         print("listening", exchange.url, flush=True)
         await asyncio.Event().wait()
 
-asyncio.run(main())
+uvloop.run(main())
 """
 
     def __init__(self, journal: Path, fill_delay_ms: int = 0) -> None:

@@ -1,0 +1,197 @@
+"""What all tests share: one real PostgreSQL for the run, a fresh database for each test that wants one, a running broker."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+import structlog
+import uvloop
+from hypothesis import HealthCheck, settings
+
+from broker import log
+from broker.app import Running, serve
+from broker.config import Config
+from broker.embedded import EmbeddedPostgres
+from broker.schema import install
+from broker.verify import verify
+
+log.configure("error")  # what a test expects to fail is no news
+settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("ci")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """The tests run on the loop that the broker runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    """One PostgreSQL for the whole run, with the schema in its template database."""
+    server = await EmbeddedPostgres.start(tmp_path_factory.mktemp("pg") / "postgres", structlog.get_logger())
+    await _sql(server.dsn, "CREATE DATABASE template_broker")
+    await install(_database_dsn(server, "template_broker"))
+    yield server
+    await server.stop()
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database of one's own with the schema and nothing else; the DSN is its owner's."""
+    name = f"test_{next(_numbers)}"
+    await _sql(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE template_broker")
+    yield _database_dsn(postgres, name)
+    await _sql(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _database_dsn(server: EmbeddedPostgres, name: str) -> str:
+    return server.dsn.replace("@/postgres", f"@/{name}")
+
+
+async def _sql(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@dataclass
+class Client:
+    """A customer's (or the operator's) way to a broker: answers are (status, JSON)."""
+
+    http: aiohttp.ClientSession
+    url: str
+    token: str | None
+    customer_id: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def call(self, method: str, path: str, body: object = None, **kwargs: Any) -> tuple[int, Any]:
+        """One request; `body` goes out as JSON."""
+        headers = dict(self.headers) | kwargs.pop("headers", {})
+        if self.token is not None:
+            headers.setdefault("Authorization", f"Bearer {self.token}")
+        async with self.http.request(method, self.url + path, json=body, headers=headers, **kwargs) as response:
+            content = await response.json(content_type=None) if response.content_type == "application/json" else None
+            return response.status, content
+
+    async def place(self, type_: str, symbol: str, quantity: int, **kwargs: Any) -> tuple[int, Any]:
+        """PlaceTrade."""
+        body = {"stockTicker": symbol, "type": type_, "quantity": quantity}
+        return await self.call("POST", "/api/v1/trades", body, **kwargs)
+
+    async def trade(self, trade_id: str) -> Any:
+        """GetTrade."""
+        status, trade = await self.call("GET", f"/api/v1/trades/{trade_id}")
+        assert status == 200, trade
+        return trade
+
+    async def ended(self, trade_id: str, within_s: float = 10) -> Any:
+        """The trade once it has ended."""
+        return await eventually(lambda: self._ended(trade_id), within_s)
+
+    async def _ended(self, trade_id: str) -> Any:
+        trade = await self.trade(trade_id)
+        return trade if trade["status"] in {"FILLED", "REJECTED", "CANCELLED", "EXPIRED"} else None
+
+
+async def eventually(probe: Callable[[], Awaitable[Any]], within_s: float = 10) -> Any:
+    """The first true answer of a probe; fails when there is none in time."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + within_s
+    while True:
+        answer = await probe()
+        if answer:
+            return answer
+        assert loop.time() < until, f"not within {within_s} s; the last answer was {answer!r}"
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class Broker:
+    """A broker that runs in this process, and how to reach it."""
+
+    running: Running
+    http: aiohttp.ClientSession
+    dsn: str
+    config: Config
+
+    @property
+    def operator(self) -> Client:
+        """The operator."""
+        return Client(self.http, self.running.url, self.running.admin_token)
+
+    @property
+    def stranger(self) -> Client:
+        """Somebody without a token."""
+        return Client(self.http, self.running.url, None)
+
+    async def customer(self, cash: str = "100000.00") -> Client:
+        """A new customer."""
+        status, created = await self.operator.call("POST", "/admin/v1/customers", {"cash": cash})
+        assert status == 201, created
+        return Client(self.http, self.running.url, created["token"], created["customerId"])
+
+    async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        """Look into the database."""
+        connection = await asyncpg.connect(self.dsn, server_settings={"search_path": "broker"})
+        try:
+            return await connection.fetch(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def books_are_right(self) -> None:
+        """Every rule of `broker verify`."""
+        broken = [finding for finding in await verify(self.dsn) if finding.row is not None]
+        assert not broken, broken
+
+
+@asynccontextmanager
+async def run_broker(config: Config) -> AsyncIterator[Broker]:
+    """A broker on this configuration, until the block ends."""
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def on_ready(running: Running) -> None:
+        ready.set_result(running)
+
+    task = asyncio.create_task(serve(config, stop, on_ready))
+    await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task
+    connector = aiohttp.TCPConnector(limit=2000)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        try:
+            yield Broker(ready.result(), http, ready.result().dsn, config)
+        finally:
+            stop.set()
+            await task
+
+
+@pytest.fixture
+def config(dsn: str, tmp_path: Path) -> Config:
+    """A configuration on a fresh database, on any free port."""
+    return Config(port=0, database=dsn, data=tmp_path / "data", log_level="error", keepalive_s=2.0)
+
+
+@pytest.fixture
+async def broker(config: Config) -> AsyncIterator[Broker]:
+    """A running broker with a simulated exchange, on a fresh database; at the end its books must be right."""
+    async with run_broker(config) as running:
+        yield running
+        await running.books_are_right()
+
+
+@pytest.fixture
+def with_settings(config: Config) -> Callable[..., Config]:
+    """The configuration of this test with some settings changed."""
+    return lambda **changes: replace(config, **changes)
