@@ -74,7 +74,8 @@ class Database:
         self._config = config
         self._pool: asyncpg.Pool | None = None
 
-    def _settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str]:
+        """What every session of the running broker is set to."""
         ms = str(int(self._config.database_timeout_s * 1000))
         return {
             "application_name": "stockbroker",
@@ -95,7 +96,7 @@ class Database:
         return await _guarded(
             lambda: asyncpg.connect(
                 self.dsn,
-                server_settings=self._settings(),
+                server_settings=self.settings(),
                 timeout=self._config.database_timeout_s,
                 command_timeout=self._config.database_timeout_s,
             )
@@ -110,7 +111,7 @@ class Database:
             self.dsn,
             min_size=1,
             max_size=self._config.pool_max,
-            server_settings=self._settings(),
+            server_settings=self.settings(),
             timeout=self._config.place_wait_s,
             command_timeout=self._config.place_wait_s,
             reset=None,

@@ -1,0 +1,86 @@
+"""Every named query is valid on a fresh schema, and the hot ones use an index whatever the tables' size."""
+
+from importlib import resources
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from broker.config import Config
+from broker.db import Database, query
+
+NAMES = sorted(
+    file.name.removesuffix(".sql")
+    for file in resources.files("broker").joinpath("sql").iterdir()
+    if file.name.endswith(".sql")
+)
+
+
+async def test_every_query_can_be_prepared_by_the_runtime_role(dsn: str) -> None:
+    connection = await Database(dsn, Config()).connect()
+    for name in NAMES:
+        await connection.prepare(query(name))
+    await connection.close()
+
+
+HOT: dict[str, tuple[Any, ...]] = {
+    "load_accounts": ([1001],),
+    "open_trades": ([1001],),
+    "trades_by_id": ([uuid4()],),
+    "trades_by_key": ([1001], ["k"]),
+    "owners_of_trades": ([uuid4()],),
+    "transfers_by_reference": (["r"],),
+    "customer_of_key": ("k",),
+    "balance": (1001,),
+    "positions": (1001,),
+    "trade": (1001, uuid4()),
+    "executions": (uuid4(),),
+    "trades": (1001, 2**62, None, None, None, None, 100),
+    "customers_with_open_trades": (),
+}
+
+
+@pytest.mark.parametrize("name", HOT)
+async def test_a_hot_query_scans_no_table(name: str, dsn: str) -> None:
+    """On empty tables too, where the planner would like to: what it plans then, it keeps when they have grown."""
+    connection = await Database(dsn, Config()).connect()
+    plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + query(name), *HOT[name]))
+    await connection.close()
+    assert "Index" in plan
+    assert "Seq Scan" not in plan, plan
+
+
+async def test_the_commits_statements_scan_no_table(dsn: str) -> None:
+    """auto_explain shows the plans inside commit_batch and its triggers."""
+    connection: asyncpg.Connection = await asyncpg.connect(dsn, server_settings=Database(dsn, Config()).settings())
+    plans: list[str] = []
+    connection.add_log_listener(lambda _, message: plans.append(message.message))
+    await connection.execute("SET role none; LOAD 'auto_explain'; SET client_min_messages = log")
+    await connection.execute("SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on")
+    customer = await connection.fetchval(
+        "SELECT create_customer('x', 'cash', 'k', $1, 10000000, $2, -2)", bytes(32), uuid4()
+    )
+    trade, transfer = uuid4(), uuid4()
+    opened = [(-1, "$USD"), (-1, "AAPL"), (customer, "AAPL")]
+    placed = [(trade, customer, 1, "AAPL", "BUY", 1, None, "IN PROGRESS", "r", 200, 1)]
+    events = [(trade, 1, "PLACED", "r", None)]
+    now = await connection.fetchval("SELECT now()")
+    await connection.fetch(query("commit_batch"), now, [(customer, 0)], opened, [], [], [], [], placed, [], events)
+    settled = [(trade, "FILLED", "r", 0, 1, 100, 2)]
+    postings = [
+        (transfer, customer, "$USD", -100),
+        (transfer, -1, "$USD", 100),
+        (transfer, customer, "AAPL", 1),
+        (transfer, -1, "AAPL", -1),
+    ]
+    executions = [("sim", "e", trade, 1, 100, transfer)]
+    transfers = [(transfer, "fill", "sim:e")]
+    await connection.fetch(
+        query("commit_batch"), now, [(customer, 1)], [], settled, transfers, postings, executions, [], [], []
+    )
+    await connection.close()
+    seen = [plan for plan in plans if "commit_batch" not in plan.split("\n")[0]]
+    assert len(seen) > 10, "auto_explain showed nothing"
+    scans = [plan for plan in seen if "Seq Scan on" in plan and "Seq Scan on status_change" not in plan]
+    assert not scans, scans[0]

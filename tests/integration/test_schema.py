@@ -1,0 +1,292 @@
+"""What PostgreSQL itself refuses: the attack list, as the runtime role, as the schema's owner, and through commit_batch.
+
+The runtime role has no right to write at all, so most attacks end there; the same attacks as the owner show that the
+rules hold for whoever may write.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from broker.core.states import TRANSITIONS
+from broker.verify import verify
+
+NOW = datetime(2026, 11, 27, 14, 30, tzinfo=UTC)
+FLOOR = -9_000_000_000_000_000_000
+Row = tuple[Any, ...]
+
+
+@pytest.fixture
+async def owner(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """The schema's owner."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": "broker"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def runtime(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """The role of a running broker."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": "broker", "role": "broker_runtime"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def customers(runtime: asyncpg.Connection) -> list[int]:
+    """Two customers with $1,000.00 each; the first holds $600.00 of it for a trade at work, and has 5 AAPL."""
+    made = [
+        await runtime.fetchval(
+            "SELECT create_customer($1, 'cash', $2, $3, $4, $5, -2)", "x", f"k{i}", bytes(32), 10_000_000, uuid4()
+        )
+        for i in range(2)
+    ]
+    bought, transfer = uuid4(), uuid4()
+    await commit(
+        runtime,
+        claims=[(made[0], 0)],
+        opened=[(-1, "$USD"), (-1, "AAPL"), (made[0], "AAPL")],
+        placed=[new_trade(bought, made[0], seq=1, hold=1_000_000)],
+    )
+    await commit(
+        runtime,
+        claims=[(made[0], 1)],
+        settled=[(bought, "FILLED", "r", 0, 5, 1_000_000, 2)],
+        transfers=[(transfer, "fill", "sim:e1")],
+        postings=fill_of(transfer, made[0], 5, 1_000_000),
+        executions=[("sim", "e1", bought, 5, 200_000, transfer)],
+    )
+    await commit(runtime, claims=[(made[0], 2)], placed=[new_trade(AT_WORK, made[0], seq=2, hold=6_000_000)])
+    return made
+
+
+AT_WORK = UUID(int=77)
+
+
+def new_trade(id_: UUID, customer: int, seq: int, hold: int, quantity: int = 5, side: str = "BUY") -> Row:
+    status = "IN PROGRESS" if hold else "PLACED"
+    return (id_, customer, seq, "AAPL", side, quantity, None, status, "r", hold, 2)
+
+
+def fill_of(transfer: UUID, customer: int, shares: int, cost: int) -> list[Row]:
+    return [
+        (transfer, customer, "$USD", -cost),
+        (transfer, -1, "$USD", cost),
+        (transfer, customer, "AAPL", shares),
+        (transfer, -1, "AAPL", -shares),
+    ]
+
+
+async def commit(connection: asyncpg.Connection, **rows: list[Row]) -> None:
+    names = ("claims", "opened", "settled", "transfers", "postings", "executions", "placed", "started", "events")
+    await connection.execute(
+        "SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", NOW, *(rows.get(name, []) for name in names)
+    )
+
+
+# ------------------------------------------------------------------ as the runtime role
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE account SET balance = balance + 1",
+        "UPDATE account SET held = 0",
+        "UPDATE account SET floor = -1000000",
+        "UPDATE account SET version = 0",
+        "DELETE FROM account",
+        "INSERT INTO account (owner_id, asset, floor) VALUES (1001, 'MSFT', -5)",
+        "INSERT INTO posting VALUES (gen_random_uuid(), 1001, '$USD', 5)",
+        "INSERT INTO transfer VALUES (gen_random_uuid(), 'deposit', 'x', now())",
+        "UPDATE posting SET amount = 1",
+        "DELETE FROM execution",
+        "TRUNCATE event",
+        "UPDATE trade SET status = 'PLACED'",
+        "INSERT INTO status_change VALUES ('FILLED', 'PLACED')",
+        "UPDATE api_key SET secret_hash = $$x$$",
+        "UPDATE customer SET account_type = $$cash$$",
+        "ALTER TABLE account DROP CONSTRAINT never_overdrawn",
+        "ALTER TABLE posting DISABLE TRIGGER ALL",
+        "DROP TABLE inbox",
+        "CREATE TABLE broker.mine (x int)",
+        "CREATE FUNCTION broker.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SET session_replication_role = replica",
+    ],
+)
+async def test_the_runtime_role_may_not(statement: str, runtime: asyncpg.Connection, customers: list[int]) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await runtime.execute(statement)
+
+
+# ------------------------------------------------------------------ through the one function it may call
+
+
+def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]]]]:
+    """Each attack with the rule that must refuse it."""
+    t = uuid4()
+    cash = [(t, "deposit", "ref")]
+    return {
+        "a transfer that is not balanced": (
+            "transfer_balances",
+            {"transfers": cash, "postings": [(t, first, "$USD", 5), (t, second, "$USD", -4)]},
+        ),
+        "a transfer with one leg": ("transfer_balances", {"transfers": cash, "postings": [(t, first, "$USD", 5)]}),
+        "balanced over assets, not within each": (
+            "transfer_balances",
+            {"transfers": cash, "postings": [(t, first, "$USD", 5), (t, first, "AAPL", -5)]},
+        ),
+        "a posting to an account that does not exist": (
+            "posting_has_account",
+            {"transfers": cash, "postings": [(t, first, "MSFT", 5), (t, second, "MSFT", -5)]},
+        ),
+        "a posting without its transfer": (
+            "posting_has_transfer",
+            {"transfers": [(uuid4(), "deposit", "x")], "postings": [(t, first, "$USD", 5), (t, second, "$USD", -5)]},
+        ),
+        "balanced, but overdraws": (
+            "never_overdrawn",
+            {"transfers": cash, "postings": [(t, second, "$USD", -10_000_001), (t, first, "$USD", 10_000_001)]},
+        ),
+        "spends what is reserved": (
+            "never_overdrawn",
+            {"transfers": cash, "postings": [(t, first, "$USD", -4_000_000), (t, second, "$USD", 4_000_000)]},
+        ),
+        "sells what it does not have": (
+            "never_overdrawn",
+            {"placed": [new_trade(uuid4(), first, seq=3, hold=6, quantity=6, side="SELL")]},
+        ),
+        "reserves more than there is": (
+            "never_overdrawn",
+            {"placed": [new_trade(uuid4(), second, 1, hold=10_000_001)]},
+        ),
+        "reserves what it has no account of": (
+            "hold_has_account",
+            {"placed": [new_trade(uuid4(), second, seq=1, hold=5, side="SELL")]},
+        ),
+        "the same reference twice": (
+            "transfer_kind_reference_key",
+            {
+                "transfers": [(t, "deposit", f"opening:{first}")],
+                "postings": [(t, first, "$USD", 5), (t, -2, "$USD", -5)],
+            },
+        ),
+        "the same execution twice": (
+            "execution_pkey",
+            {"executions": [("sim", "e1", AT_WORK, 1, 1, uuid4())]},
+        ),
+        "an execution of no trade": (
+            "execution_trade_id_fkey",
+            {"executions": [("sim", "e9", uuid4(), 1, 1, uuid4())]},
+        ),
+        "more filled than ordered": (
+            "never_overfilled",
+            {"settled": [(AT_WORK, "PARTIALLY FILLED", "r", 5, 6, 100, 3)]},
+        ),
+        "ended, and still holding": ("status_fits_figures", {"settled": [(AT_WORK, "CANCELLED", "r", 5, 0, 0, 3)]}),
+        "filled, but not all": ("status_fits_figures", {"settled": [(AT_WORK, "FILLED", "r", 0, 4, 100, 3)]}),
+        "back to the start": ("status_change_allowed", {"settled": [(AT_WORK, "PLACED", "r", 0, 0, 0, 3)]}),
+        "the same place in a customer's queue twice": (
+            "trade_customer_id_seq_key",
+            {"placed": [new_trade(uuid4(), first, seq=2, hold=0)]},
+        ),
+        "a trade of nobody": ("trade_customer_id_fkey", {"placed": [new_trade(uuid4(), 5, seq=1, hold=0)]}),
+    }
+
+
+@pytest.mark.parametrize("name", attacks(0, 0).keys())
+async def test_commit_batch_refuses(name: str, runtime: asyncpg.Connection, customers: list[int], dsn: str) -> None:
+    rule, rows = attacks(*customers)[name]
+    before = await runtime.fetch("SELECT * FROM account ORDER BY 1, 2")
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refusal:
+        await commit(runtime, **rows)
+    assert refusal.value.constraint_name == rule
+    assert await runtime.fetch("SELECT * FROM account ORDER BY 1, 2") == before
+    # The scene itself leaves out the events, and nothing else may be wrong.
+    broken = {finding.rule for finding in await verify(dsn) if finding.row}
+    assert broken == {"events are gapless"}
+
+
+async def test_a_finished_trade_cannot_change(runtime: asyncpg.Connection, customers: list[int]) -> None:
+    filled = await runtime.fetchval("SELECT trade_id FROM trade WHERE status = 'FILLED'")
+    for status, hold, quantity in (("CANCELLED", 0, 3), ("PARTIALLY FILLED", 5, 3), ("FILLED", 0, 5)):
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await commit(runtime, settled=[(filled, status, "again", hold, quantity, 100, 3)])
+        assert refusal.value.constraint_name == "status_change_allowed"
+
+
+async def test_an_overflow_is_an_error_and_not_a_wrong_figure(
+    runtime: asyncpg.Connection, customers: list[int]
+) -> None:
+    t = uuid4()
+    lines = [(t, customers[0], "$USD", 2**63 - 1), (t, -2, "$USD", -(2**63 - 1))]
+    with pytest.raises((asyncpg.NumericValueOutOfRangeError, asyncpg.CheckViolationError)):
+        await commit(runtime, transfers=[(t, "deposit", "big")], postings=lines)
+
+
+async def test_a_stale_claim_writes_nothing(runtime: asyncpg.Connection, customers: list[int]) -> None:
+    with pytest.raises(asyncpg.PostgresError) as refusal:
+        await commit(
+            runtime, claims=[(customers[0], 2), (customers[1], 0)], placed=[new_trade(uuid4(), customers[1], 1, hold=0)]
+        )
+    assert refusal.value.sqlstate == "BR001"
+    assert await runtime.fetchval("SELECT version FROM account WHERE owner_id = $1", customers[1]) == 0
+    assert await runtime.fetchval("SELECT count(*) FROM trade") == 2
+
+
+async def test_a_legal_transfer_passes(runtime: asyncpg.Connection, customers: list[int]) -> None:
+    t = uuid4()
+    lines = [(t, customers[0], "$USD", -7), (t, customers[1], "$USD", 7)]
+    await commit(runtime, transfers=[(t, "deposit", "legal")], postings=lines)
+    assert await runtime.fetchval("SELECT amount FROM balances WHERE customer_id = $1", customers[1]) == 10_000_007
+
+
+# ------------------------------------------------------------------ as the owner: history stays, whoever it is
+
+
+@pytest.mark.parametrize("table", ["posting", "transfer", "execution", "event"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET at = now()", "DELETE FROM {}", "TRUNCATE {} CASCADE"])
+async def test_even_the_owner_cannot_change_history(
+    statement: str, table: str, owner: asyncpg.Connection, customers: list[int]
+) -> None:
+    text = statement.format(table).replace("posting SET at = now()", "posting SET amount = 2 * amount")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="history is only ever added to"):
+        await owner.execute(text)
+
+
+async def test_even_the_owner_cannot_post_what_does_not_balance(
+    owner: asyncpg.Connection, customers: list[int]
+) -> None:
+    t = uuid4()
+    await owner.execute("INSERT INTO transfer VALUES ($1, 'deposit', 'o', now())", t)
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await owner.execute("INSERT INTO posting VALUES ($1, $2, '$USD', 5)", t, customers[0])
+    assert refusal.value.constraint_name == "transfer_balances"
+
+
+async def test_even_the_owner_cannot_give_a_customer_credit(owner: asyncpg.Connection, customers: list[int]) -> None:
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await owner.execute("UPDATE account SET floor = -1 WHERE owner_id = $1", customers[0])
+    assert refusal.value.constraint_name == "customers_have_no_credit"
+
+
+# ------------------------------------------------------------------ the schema and the code agree
+
+
+async def test_status_change_is_the_table_of_the_core(owner: asyncpg.Connection) -> None:
+    pairs = {(row["before"], row["after"]) for row in await owner.fetch("SELECT * FROM status_change")}
+    assert pairs == {(before, after) for before, following in TRANSITIONS.items() for after in following}
+
+
+async def test_money_columns_cannot_be_null_or_nan(owner: asyncpg.Connection) -> None:
+    columns = await owner.fetch(
+        "SELECT table_name, column_name, is_nullable, data_type FROM information_schema.columns"
+        " WHERE table_schema = 'broker' AND column_name IN"
+        " ('balance', 'held', 'floor', 'version', 'amount', 'hold', 'quantity', 'filled_quantity', 'filled_value',"
+        " 'last_qty', 'last_px') AND table_name IN ('account', 'posting', 'trade', 'execution')"
+    )
+    assert len(columns) == 11
+    assert {(row["is_nullable"], row["data_type"]) for row in columns} == {("NO", "bigint")}
