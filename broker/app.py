@@ -158,7 +158,7 @@ def _assemble(
 async def _embedded(config: Config, folder: DataFolder, stack: AsyncExitStack) -> EmbeddedPostgres | None:
     if config.database:
         return None
-    embedded = await EmbeddedPostgres.start(folder.path / "postgres", log)
+    embedded = await EmbeddedPostgres.start(folder.path, log)
     stack.push_async_callback(embedded.stop)
     return embedded
 

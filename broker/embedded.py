@@ -182,7 +182,7 @@ class EmbeddedPostgres:
             try:
                 with plain_words(self._folder):
                     await _end_orphan(self._folder, self._log)
-                    _socket_folder(self._cluster, self._account)  # again, for who cleans temporary folders
+                    _socket_folder(self._cluster, self._account)  # a cleaner of temporary files may have taken it
                     _remove_stale(self._socket_folder / f".s.PGSQL.{PORT}.lock", self._cluster)
                     self._launch()
                 await self._until_ready(limit_s)
@@ -325,15 +325,16 @@ def _suits_socket(folder: Path) -> bool:
 def _private_folder(folder: Path, account: Account) -> Path:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-        if account.drop:
-            os.chown(folder, account.uid, account.gid)
     found = folder.lstat()
     # Anybody can make a folder of this name there before us.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != account.uid or stat.S_IMODE(found.st_mode) & 0o077:
+    private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
+    if not private or found.st_uid not in (os.geteuid(), account.uid):
         raise EmbeddedPostgresError(
             f"{folder} should be a folder of user {account.name} with mode 0700, for PostgreSQL's socket, and "
             "it is not: remove it, and find out who made it."
         )
+    if found.st_uid != account.uid:
+        os.chown(folder, account.uid, account.gid)
     return folder
 
 

@@ -7,6 +7,7 @@ Every error that leaves is `{"error": "a sentence", "code": "machine_name"}` wit
 import asyncio
 import itertools
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
@@ -16,6 +17,7 @@ import msgspec
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from broker.auth import NotAuthenticated
@@ -90,16 +92,29 @@ def _as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a tab
 
 
 async def read_body(request: web.Request, body_max: int, wait_s: float) -> bytes:
-    """The whole body. Raises ApiError 413 where it is too large, 408 where it does not arrive in time."""
+    """The whole body. Raises ApiError 413 where it is too large, 408 where it does not arrive in time, 415, 400."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        sentence = "The body must come as it is, without Content-Encoding."
+        raise ApiError(415, "unsupported_encoding", sentence, {"Accept-Encoding": "identity"})
     if (request.content_length or 0) > body_max:
-        raise ApiError(413, "body_too_large", f"The body may have at most {body_max} bytes.")
-    if request.content.is_eof():  # it came with the headers, as nearly all do: no timer needed
-        return await request.read()
+        raise _too_large(body_max)
     try:
-        async with asyncio.timeout(wait_s):
-            return await request.read()
+        if request.content.is_eof():  # it came with the headers, as nearly all do: no timer needed
+            body = await request.read()
+        else:
+            async with asyncio.timeout(wait_s):
+                body = await request.read()
     except TimeoutError as error:
         raise ApiError(408, "body_timeout", f"The body did not arrive within {wait_s:g} s.") from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise ApiError(400, "body_incomplete", "The body ended before it was complete.") from error
+    if len(body) > body_max:  # it came in chunks, and so without its length
+        raise _too_large(body_max)
+    return body
+
+
+def _too_large(body_max: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"The body may have at most {body_max} bytes.")
 
 
 _DEPTH_SENTENCE = "The body is nested too deeply."
@@ -117,19 +132,27 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _short_decimal(text: str) -> Decimal:
+def _short(text: str) -> str:
     if len(text) > 40:
         raise ValueError("a number in it is too long")
-    return Decimal(text)
+    return text
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_short_decimal)
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates,
+    parse_constant=_no_constant,
+    parse_int=lambda text: int(_short(text)),
+    parse_float=lambda text: Decimal(_short(text)),
+)
 
 
 def parse_json(body: bytes) -> Any:
     """Strict JSON: UTF-8, no key twice, no NaN, no float (decimals stay exact). Raises ApiError 400."""
     try:
-        return _decoder.decode(body.decode("utf-8"))
+        value = _decoder.decode(body.decode("utf-8"))
+        if b"\\u" in body:  # half of a surrogate pair is no character: nothing can store it, or send it back
+            orjson.loads(body)
+        return value
     except RecursionError as error:
         raise ApiError(400, "invalid_json", _DEPTH_SENTENCE) from error
     except UnicodeDecodeError as error:
@@ -158,10 +181,20 @@ def _sentence(message: str, type_: type) -> str:
     for meta in getattr(hint, "__metadata__", ()):
         if isinstance(meta, msgspec.Meta) and meta.description:
             return f"{name} must be {meta.description}."
-    return f"{what} in {name}." if name else f"{what}."
+    return f"{what} in {name}." if name else f"{what[:200]}."  # what a client made long stays out of the answer
 
 
 # ------------------------------------------------------------------ the app
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Malformed HTTP is none: anybody could fill the log with it, and it shows the line in which a token stands."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
+
+
+_protocol_log = logging.getLogger("broker.protocol")
+_protocol_log.addFilter(_is_news)
 
 
 def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRouteDef]) -> web.Application:
@@ -177,7 +210,12 @@ def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRou
         metrics.requests.labels(_route(request), response.status).inc()
         return response
 
-    app = web.Application(middlewares=[edge], client_max_size=config.webhook_body_max)
+    app = web.Application(
+        middlewares=[edge],
+        client_max_size=max(config.body_max, config.webhook_body_max),
+        # A small compressed body can stand for a gigabyte: whoever unpacks it holds everybody else up.
+        handler_args={"auto_decompress": False, "logger": _protocol_log},
+    )
     app.add_routes(routes)
     return app
 

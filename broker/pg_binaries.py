@@ -1,8 +1,8 @@
 """The PostgreSQL programs: which ones suit a data folder, and how a child process of ours runs them.
 
 PostgreSQL refuses to run as root, so a broker started by root needs an account for it: a user namespace
-of one child process if the system permits it, another user of the system if not. Nothing outside the
-data folder is ever changed for that: no user is added and no mode of a parent folder is touched.
+if the system permits it, another user of the system if not. Nothing outside the data folder is changed
+for that: no user is added, and no mode of a parent folder is touched.
 """
 
 import asyncio
@@ -189,7 +189,7 @@ def _between_fork_and_exec(account: Account) -> Callable[[], None] | None:
     def prepare() -> None:
         if account.mask is not None:
             _enter_namespace(libc, account.mask)
-        # Only now: becoming someone else clears the wish.
+        # Only now: to become someone else clears this wish for a signal at the parent's death.
         if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGINT)) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
         if os.getppid() != parent:
@@ -383,8 +383,9 @@ def explain(folder: Path, message: str, said: str = "") -> EmbeddedPostgresError
     lines = [line.strip() for line in said.splitlines() if line.strip() and "the database system is" not in line]
     told = any("No space left on device" in line and "shared memory" not in line for line in (message, *lines))
     words = " / ".join((message, *lines[-5:]))
-    # A log on a full disk cannot say that the disk is full.
-    if told or shutil.disk_usage(folder).free < DISK_BYTES_MIN:
+    # A log on a full disk cannot say that the disk is full, and a folder may be what could not be made.
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
+    if told or shutil.disk_usage(there).free < DISK_BYTES_MIN:
         words = f"The disk of {folder} is full: free some space there and start again. ({words})"
     return EmbeddedPostgresError(words)
 

@@ -35,7 +35,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
     """One PostgreSQL for the whole run, with the schema in its template database."""
-    server = await EmbeddedPostgres.start(tmp_path_factory.mktemp("pg") / "postgres", structlog.get_logger())
+    server = await EmbeddedPostgres.start(tmp_path_factory.mktemp("pg"), structlog.get_logger())
     await _sql(server.dsn, "CREATE DATABASE template_broker")
     await install(_database_dsn(server, "template_broker"))
     yield server

@@ -132,6 +132,8 @@ class TradesApi:
         unknown = sorted(query.keys() - _FILTERS)
         if unknown:
             raise _bad_query(f"{unknown[0][:40]!r} is not a filter; there are {', '.join(sorted(_FILTERS))}")
+        if len(query) > len(query.keys() & _FILTERS):
+            raise _bad_query("A filter stands in it twice")
         return TradeFilter(
             statuses=_statuses(query.get("status")),
             symbol=_symbol(query.get("symbol")),
@@ -143,11 +145,11 @@ class TradesApi:
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and _KEY.fullmatch(key) is None:
-        sentence = "An Idempotency-Key is 1 to 200 visible ASCII characters."
+    keys = request.headers.getall("Idempotency-Key", [])
+    if len(keys) > 1 or any(_KEY.fullmatch(key) is None for key in keys):
+        sentence = "An Idempotency-Key is 1 to 200 visible ASCII characters, and there is only one."
         raise ApiError(400, "invalid_idempotency_key", sentence)
-    return key
+    return keys[0] if keys else None
 
 
 def _same(trade: Trade, command: PlaceTrade) -> bool:
@@ -176,10 +178,10 @@ def _bad_query(sentence: str) -> ApiError:
 def _statuses(text: str | None) -> list[Status] | None:
     if text is None:
         return None
-    try:
-        return [Status(part.strip().upper().replace("_", " ")) for part in text.split(",")]
-    except ValueError as error:
-        raise _bad_query(f"status takes one or more of {', '.join(Status)}") from error
+    words = [part.strip().upper().replace("_", " ") for part in text.split(",")]
+    if not text.isascii() or not set(words) <= set(Status):  # ASCII, since upper() makes FILLED of look-alikes
+        raise _bad_query(f"status takes one or more of {', '.join(Status)}")
+    return [Status(word) for word in words]
 
 
 def _symbol(text: str | None) -> str | None:
@@ -193,11 +195,11 @@ def _time(name: str, text: str | None) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text) if text.isascii() and len(text) <= 40 else None
-    except ValueError:
-        time = None
-    if time is None:
-        raise _bad_query(f"{name} takes a time like 2026-11-27T14:30:00Z")
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+        if time is not None:
+            return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # the year 1 east of Greenwich is the year 0 in UTC
+        pass
+    raise _bad_query(f"{name} takes a time like 2026-11-27T14:30:00Z")
 
 
 def _number(name: str, text: str | None, default: int, most: int) -> int:

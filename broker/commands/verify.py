@@ -41,16 +41,15 @@ def _verify(options: argparse.Namespace) -> int:
 
 async def _verify_folder(folder: Path) -> int:
     """Beside a running broker through its server; on a stopped one through a server of our own."""
-    cluster = folder / "postgres"
     try:
         with DataFolder(folder):
-            embedded = await EmbeddedPostgres.start(cluster, structlog.get_logger())
+            embedded = await EmbeddedPostgres.start(folder, structlog.get_logger())
             try:
                 return await _verify_dsn(embedded.dsn)
             finally:
                 await embedded.stop()
     except DataFolderError:
-        dsn = running_dsn(cluster)
+        dsn = running_dsn(folder)
         if dsn is None:
             raise
         return await _verify_dsn(dsn)

@@ -392,6 +392,12 @@ async def test_foreign_files_in_place_of_the_cluster_are_kept(tmp_path, start):
     assert (tmp_path / "data/postgres/letters.txt").read_text() == "mine"
 
 
+async def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path, start):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EmbeddedPostgresError, match=r"file/data cannot be used: .*Not a directory"):
+        await start(tmp_path / "file/data")
+
+
 async def test_a_server_that_cannot_start_is_quoted(tmp_path, start):
     await (await start(tmp_path / "data")).stop()
     (tmp_path / "data/postgres/postgresql.conf").write_text("nonsense\n")
@@ -518,6 +524,19 @@ async def test_a_folder_the_other_user_cannot_reach_is_named(short_folder, start
     with pytest.raises(EmbeddedPostgresError, match=rf"may not enter {closed}:.*chmod o\+x {closed}"):
         await start(closed / "data")
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@as_root
+@pytest.mark.usefixtures("no_namespaces")
+async def test_another_user_gets_a_socket_elsewhere_too(short_folder, start, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    server = await start(short_folder / "a, b")
+    assert await run(server.dsn, "SELECT 1") == 1
+    (socket_folder,) = short_folder.glob("broker-*")
+    assert socket_folder.stat().st_uid == (short_folder / "a, b/postgres").stat().st_uid
+    await server.stop()
+    os.chown(socket_folder, 0, 0)  # as if the start had been killed before it gave the folder away
+    assert await run((await start(short_folder / "a, b")).dsn, "SELECT 1") == 1
 
 
 @as_root

@@ -1,0 +1,98 @@
+"""The promises that only a whole system under fire can show. Each test prints its seed."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.system import Clients, System, check
+
+pytestmark = pytest.mark.timeout(180)
+
+
+async def test_64_clients_place_10000_trades_for_500_customers(tmp_path: Path) -> None:
+    async with System(tmp_path, customers=500) as system:
+        clients = Clients(system, random.Random(1))
+        await clients.run(clients=64, trades=10_000)
+        assert (clients.refused, clients.unanswered) == (0, 0)
+        trades = await check(system, clients)
+        assert len(trades) == clients.count == 9_984  # 64 times 156
+        statuses = Counter(trade["status"] for trade in trades.values())
+        assert statuses["FILLED"] > 5_000, statuses
+        assert all(
+            trade["reason"].startswith("insufficient") for trade in trades.values() if trade["status"] == "REJECTED"
+        )
+        await reached_the_exchange_in_order(system)
+
+
+async def reached_the_exchange_in_order(system: System) -> None:
+    """A customer's trades arrived there in the order placed: the exchange's journal has them as they came."""
+    trades = await system.fetch("SELECT trade_id::text AS id, customer_id, seq FROM trade")
+    placed = {trade["id"]: (trade["customer_id"], trade["seq"]) for trade in trades}
+    last: dict[int, int] = {}
+    arrived: set[str] = set()
+    for line in (system.folder / "exchange" / "exchange.journal").read_text().splitlines():
+        order_id = json.loads(line).get("order", {}).get("id")
+        if order_id is None or order_id in arrived:
+            continue
+        arrived.add(order_id)
+        customer_id, seq = placed[order_id]
+        assert seq > last.get(customer_id, 0), f"customer {customer_id}: {seq} after {last[customer_id]}"
+        last[customer_id] = seq
+    assert len(arrived) > 5_000
+
+
+@pytest.mark.parametrize("what", ["broker", "postgres", "exchange"])
+async def test_kill_9_in_the_middle_loses_nothing_and_settles_nothing_twice(what: str, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
+    rng = random.Random(seed)
+    async with System(tmp_path) as system:
+        clients = Clients(system, rng)
+        load = asyncio.create_task(clients.run(clients=16, trades=6_000))
+        for _ in range(7):
+            await asyncio.sleep(rng.uniform(0.05, 0.6))
+            await system.kill(what)
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+        assert clients.count > 100, f"{clients.count} acknowledged: there was no load"
+        await check(system, clients)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["--duplicates", "2", "--reorder", "--delay-ms", "30"],
+        ["--callback-first"],
+        ["--lose", "1"],
+        ["--error", "0.2", "--error-after", "0.2", "--timeout", "0.02", "--timeout-s", "2"],
+        ["--partial", "0.7", "--partial-gap-ms", "10", "--duplicates", "1", "--reorder", "--lose", "0.2"],
+        ["--reject", "0.3", "--reorder", "--lose", "0.1"],
+    ],
+    ids=" ".join,
+)
+async def test_whatever_the_exchange_does_the_end_is_the_same(faults: list[str], tmp_path: Path) -> None:
+    async with System(tmp_path, faults=faults) as system:
+        clients = Clients(system, random.Random(7))
+        await clients.run(clients=16, trades=480)
+        trades = await check(system, clients, within_s=60)
+        assert len(trades) == clients.count == 480
+        reasons = Counter(trade["reason"] for trade in trades.values() if trade["status"] == "REJECTED")
+        if "--reject" in faults:
+            assert reasons["random error"] > 50
+        others = [reason for reason in reasons if not reason.startswith(("insufficient", "random error"))]
+        assert not others
+        assert not await system.fetch("SELECT * FROM inbox")
+
+
+async def test_a_closed_market_says_so(tmp_path: Path) -> None:
+    async with System(tmp_path, faults=["--closed"]) as system:
+        clients = Clients(system, random.Random(3))
+        await clients.run(clients=4, trades=20)
+        trades = await check(system, clients)
+        bought = [trade["reason"] for trade in trades.values() if not trade["reason"].startswith("insufficient")]
+        assert bought
+        assert set(bought) == {"past market hours"}
