@@ -1,5 +1,5 @@
-"""The load generator, a process of its own: many keep-alive connections, each sending its next request when the last was
-answered (closed loop). A hand-made client: a general one would use more CPU than the server that it measures.
+"""The load generator, a process of its own: many keep-alive connections, each sending its next request when the last
+was answered (closed loop). A hand-made client: a general one would use more CPU than the server that it measures.
 
     python -m bench.load < plan.json > result.json
 
@@ -105,8 +105,8 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _trade_id(answer: bytes) -> str | None:
     try:
-        return json.loads(answer).get("tradeId")
-    except ValueError:
+        return str(json.loads(answer)["tradeId"])
+    except (ValueError, KeyError):
         return None
 
 

@@ -6,11 +6,14 @@ no flag, since a process list shows flags.
 
 import argparse
 import dataclasses
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 
 class ConfigError(Exception):
@@ -18,7 +21,7 @@ class ConfigError(Exception):
 
 
 def _setting(default: Any, why: str, *, secret: bool = False, group: str = "limits") -> Any:
-    return field(default=default, metadata={"why": why, "secret": secret, "group": group})
+    return field(default=default, repr=not secret, metadata={"why": why, "secret": secret, "group": group})
 
 
 def _main(default: Any, why: str, *, secret: bool = False) -> Any:
@@ -99,8 +102,31 @@ class Config:
             raise ConfigError(f"log level must be debug, info, warning or error, not {self.log_level}")
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            if each.metadata["group"] == "limits" and value <= 0:
+            if each.metadata["group"] == "limits" and not 0 < value < math.inf:
                 raise ConfigError(f"{each.name} must be above zero, not {value}")
+        for name, url in (("exchange", self.exchange), ("public_url", self.public_url)):
+            if url is not None and not _is_http_url(url):
+                raise ConfigError(f"{name} must be a URL like http://127.0.0.1:8090, not {url[:80]!r}")
+        if not _is_encodable(self.host):
+            raise ConfigError(f"host must be a name or an address, not {self.host[:80]!r}")
+        if self.admin_token is not None and re.fullmatch(r"[!-~]{1,256}", self.admin_token) is None:
+            raise ConfigError("admin_token must be 1 to 256 visible ASCII characters: no header can carry another")
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and " " not in text
+    except ValueError:  # the port is no number, or an IPv6 address no address
+        return False
+
+
+def _is_encodable(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _flag(name: str) -> str:
@@ -114,7 +140,8 @@ def _convert(name: str, hint: Any, text: str) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        raise ConfigError(f"{name} takes {'a whole number' if kind is int else 'a number'}, not {text!r}") from error
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} takes {what}, not {text[:80]!r}") from error
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:

@@ -51,17 +51,17 @@ class Exchange(Protocol):
 
 
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
-Text = Annotated[str, msgspec.Meta(max_length=200)]
+ExecutionId = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class _Result(msgspec.Struct):
     id: UUID
     status: Literal["ACCEPTED", "EXISTS", "INVALID"]
-    reason: Text | None = None
+    reason: str | None = None
 
 
 class _Execution(msgspec.Struct):
-    execution_id: Text
+    execution_id: ExecutionId
     quantity: Quantity
     price: str
 
@@ -71,7 +71,7 @@ class _State(msgspec.Struct):
     status: ReportType
     filled_quantity: int
     executions: list[_Execution]
-    reason: Text | None = None
+    reason: str | None = None
 
 
 class _States(msgspec.Struct):
@@ -81,12 +81,15 @@ class _States(msgspec.Struct):
 class _Event(msgspec.Struct):
     type: ReportType
     order_id: UUID
-    execution_id: Text | None = None
+    execution_id: ExecutionId | None = None
     quantity: Quantity | None = None
     price: str | None = None
     filled_quantity: int = 0
-    reason: Text | None = None
+    reason: str | None = None
 
+
+_REASON_MAX = 200
+"""Characters of somebody else's words that are worth keeping."""
 
 _results = msgspec.json.Decoder(list[_Result])
 _states = msgspec.json.Decoder(_States)
@@ -98,6 +101,11 @@ def _price(text: str) -> Money:
     if not 0 < price <= PRICE_MAX:
         raise ValueError(f"a price is above zero and at most {format_money(PRICE_MAX)}")
     return price
+
+
+def _words(reason: str | None) -> str | None:
+    """A reason as the database can keep it: no trade shall hang on how the exchange words it."""
+    return reason and reason.replace("\0", "")[:_REASON_MAX]
 
 
 def _report(event: _Event, venue: str) -> Report:
@@ -114,8 +122,14 @@ def _report(event: _Event, venue: str) -> Report:
         event.execution_id if fill else None,
         fill,
         event.filled_quantity,
-        event.reason,
+        _words(event.reason),
     )
+
+
+def read_reports(body: bytes, venue: str) -> list[Report]:
+    """The events in a callback's body, one or an array. Raises ValueError where they are not in the contract's form."""
+    decoded = _events.decode(body)
+    return [_report(event, venue) for event in (decoded if isinstance(decoded, list) else [decoded])]
 
 
 def _reports(state: _State, venue: str) -> list[Report]:
@@ -132,7 +146,9 @@ def _reports(state: _State, venue: str) -> list[Report]:
         for each in state.executions
     ]
     if state.status in {ReportType.REJECTED, ReportType.CANCELLED, ReportType.EXPIRED}:
-        reports.append(Report(TradeId(state.id), state.status, venue, None, None, state.filled_quantity, state.reason))
+        reports.append(
+            Report(TradeId(state.id), state.status, venue, None, None, state.filled_quantity, _words(state.reason))
+        )
     return reports
 
 
@@ -142,7 +158,7 @@ class HttpVenue:
     def __init__(self, name: str, url: str, callback_url: str, session: aiohttp.ClientSession, body_max: int) -> None:
         self.name = name
         self._url = url.rstrip("/")
-        self._callback_url = callback_url
+        self.callback_url = callback_url
         self._session = session
         self._body_max = body_max
 
@@ -156,7 +172,9 @@ class HttpVenue:
             raise ExchangeUnavailable(f"the answer to an order is not in the contract's form: {error}") from error
         if [result.id for result in results] != [trade.trade_id for trade in trades]:
             raise ExchangeUnavailable("the answer does not name the orders that were sent")
-        return [Refused(each.reason or "no reason given") if each.status == "INVALID" else None for each in results]
+        return [
+            Refused(_words(each.reason) or "no reason given") if each.status == "INVALID" else None for each in results
+        ]
 
     def _order(self, trade: Trade) -> dict[str, Any]:
         return {
@@ -166,7 +184,7 @@ class HttpVenue:
             "type": "market",
             "quantity": trade.quantity,
             "max_price": format_money(Money(trade.hold)) if trade.side is Side.BUY else None,
-            "callback_url": self._callback_url,
+            "callback_url": self.callback_url,
         }
 
     async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
@@ -215,12 +233,11 @@ class Webhook:
         except signing.BadSignature as error:
             return self._refuse(401, "bad_signature", f"The callback is not signed by the exchange: {error}.")
         try:
-            decoded = _events.decode(body)
-            events = decoded if isinstance(decoded, list) else [decoded]
-            reports = [_report(event, self.venue) for event in events]
+            reports = read_reports(body, self.venue)
         except (ValueError, RecursionError) as error:
-            log.error("webhook.not_in_form", error=str(error))
-            return self._refuse(400, "invalid_event", f"The event is not in the contract's form: {error}")
+            log.error("webhook.not_in_form", error=str(error)[:_REASON_MAX])
+            sentence = f"The event is not in the contract's form: {str(error)[:_REASON_MAX]}."
+            return self._refuse(400, "invalid_event", sentence)
         if len(reports) > self.events_max:
             return self._refuse(413, "too_many_events", f"A callback carries at most {self.events_max} events.")
         if abs(self.unix_time() - timestamp) > self.window_s:
@@ -238,7 +255,10 @@ class Webhook:
 
 def decode_secrets(text: str) -> list[bytes]:
     """The keys of a comma-separated list of whsec_… secrets. Raises ValueError."""
-    return [signing.decode_secret(part.strip()) for part in text.split(",") if part.strip()]
+    keys = [signing.decode_secret(part.strip()) for part in text.split(",") if part.strip()]
+    if not keys:
+        raise ValueError("there is no secret in it")
+    return keys
 
 
 async def probe(session: aiohttp.ClientSession, url: str) -> bool:

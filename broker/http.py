@@ -23,6 +23,7 @@ from aiohttp.typedefs import Handler
 from broker.auth import NotAuthenticated
 from broker.config import Config
 from broker.db import DatabaseUnavailable
+from broker.exchange import ExchangeUnavailable
 from broker.metrics import Metrics
 from broker.shards import BrokenRule, Overloaded, Unanswered
 
@@ -75,6 +76,8 @@ def _as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a tab
             return _busy("database_unavailable", sentence)
         case DatabaseUnavailable():
             return _busy("database_unavailable", "The database does not answer. Try again in a second.")
+        case ExchangeUnavailable():
+            return _busy("exchange_unavailable", "The exchange does not answer. Try again in a second.")
         case web.HTTPRequestEntityTooLarge():
             return ApiError(413, "body_too_large", "The body is too large.")
         case web.HTTPNotFound():

@@ -1,4 +1,4 @@
-"""What all tests share: one real PostgreSQL for the run, a fresh database for each test that wants one, a running broker."""
+"""What all tests share: one real PostgreSQL for the run, a fresh database for each test that wants one, a broker."""
 
 import asyncio
 import itertools

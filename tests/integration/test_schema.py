@@ -1,4 +1,4 @@
-"""What PostgreSQL itself refuses: the attack list, as the runtime role, as the schema's owner, and through commit_batch.
+"""What PostgreSQL itself refuses: attacks as the runtime role, through commit_batch, and as the schema's owner.
 
 The runtime role has no right to write at all, so most attacks end there; the same attacks as the owner show that the
 rules hold for whoever may write.

@@ -41,7 +41,7 @@ TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED"}
 async def eventually(condition: Callable[[], Any], within_s: float = 10) -> None:
     """Wait until the condition holds, at most so long."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - it looks at what other tasks do, none of which would set an Event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -6,12 +6,13 @@ The machine drives the core as a shard does; beside it runs a naive model that o
 from collections import Counter
 from typing import Any
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from broker.core import trading
 from broker.core.account import Account
-from broker.core.messages import Anomaly, MoveCash, Report, ReportType, Repeat, TradeEvent
+from broker.core.messages import Anomaly, MoveCash, Repeat, Report, ReportType, TradeEvent
 from broker.core.money import Money
 from broker.core.postings import CASH, cash_postings, fill_postings
 from broker.core.states import TERMINAL, TRANSITIONS

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.core.money import Money
 from broker.core.postings import CASH, House, cash_postings, fill_postings, house_owner

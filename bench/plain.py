@@ -1,0 +1,148 @@
+"""The reference for the whole flow: the same promises kept the plain way.
+
+The same schema, decisions and wire; but each step of each trade is a transaction of its own on a pooled connection, the
+account is read from the database every time, and the exchange is spoken to one order and one event a request.
+
+    DSN=… EXCHANGE=… BROKER_WEBHOOK_SECRETS=… python -m bench.plain
+"""
+
+import asyncio
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import aiohttp
+import orjson
+import uvloop
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from broker.auth import Authenticator
+from broker.config import Config
+from broker.core import trading
+from broker.core.account import Account
+from broker.core.messages import Event, PlaceTrade, Report, TradeEvent
+from broker.core.types import CustomerId, Side, Status, Symbol, Trade, TradeId
+from broker.db import Database
+from broker.exchange import HttpVenue, decode_secrets, read_reports
+from broker.ledger import Ledger
+from broker.market import Feed, Quotes
+
+CONNECTIONS = 8
+
+
+class Plain:
+    """One step, one transaction."""
+
+    def __init__(self, database: Database, venue: HttpVenue, quotes: Quotes) -> None:
+        self.database = database
+        self.venue = venue
+        self.quotes = quotes
+        self.pool: asyncio.Queue[Ledger] = asyncio.Queue()
+        for number in range(CONNECTIONS):
+            self.pool.put_nowait(Ledger(database, number, uuid7))
+        self.row_locks: dict[CustomerId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.turns: dict[CustomerId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.ended: dict[TradeId, asyncio.Future[None]] = {}
+        self.owners: dict[TradeId, CustomerId] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def step(self, customer_id: CustomerId, decide: Callable[[Account], Sequence[Event]]) -> Sequence[Event]:
+        """Read the account, decide, commit."""
+        async with self.row_locks[customer_id]:
+            ledger = await self.pool.get()
+            try:
+                account = (await ledger.load_accounts([customer_id]))[customer_id]
+                events = decide(account)
+                if events:
+                    await ledger.commit(datetime.now(UTC), {customer_id: account.version}, events)
+                return events
+            finally:
+                self.pool.put_nowait(ledger)
+
+    async def place(self, request: web.Request) -> web.Response:
+        """POST /api/v1/trades."""
+        caller = await Authenticator(self.database, "", 1).customer(request.headers["Authorization"])
+        body = orjson.loads(await request.read())
+        command = PlaceTrade(
+            TradeId(uuid7()), caller.customer_id, Symbol(body["stockTicker"]), Side(body["type"]), body["quantity"]
+        )
+        events = await self.step(
+            caller.customer_id, lambda account: [trading.place(account, command, datetime.now(UTC))]
+        )
+        event = events[0]
+        assert isinstance(event, TradeEvent)
+        trade = event.trade
+        task = asyncio.create_task(self.run(trade))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        answer = {
+            "tradeId": str(trade.trade_id),
+            "stockTicker": trade.symbol,
+            "type": trade.side,
+            "quantity": trade.quantity,
+            "createdAt": trade.created_at,
+            "status": Status.PLACED,
+            "reason": trade.reason,
+        }
+        return web.Response(body=orjson.dumps(answer), status=201, content_type="application/json")
+
+    async def run(self, trade: Trade) -> None:
+        """Start it when its turn has come, and stay with it to its end."""
+        async with self.turns[trade.customer_id]:
+            self.ended[trade.trade_id] = asyncio.get_running_loop().create_future()
+            self.owners[trade.trade_id] = trade.customer_id
+            events = await self.step(
+                trade.customer_id, lambda account: list(trading.start_next(account, self.quotes, 500))
+            )
+            for event in events:
+                if isinstance(event, TradeEvent) and event.status is Status.IN_PROGRESS:
+                    ended = self.ended[event.trade.trade_id]
+                    await self.venue.execute([event.trade])
+                    await ended
+
+    async def callback(self, request: web.Request) -> web.Response:
+        """POST /webhooks/exchange."""
+        await asyncio.gather(*map(self.settle, read_reports(await request.read(), "sim")))
+        return web.Response(status=204)
+
+    async def settle(self, report: Report) -> None:
+        """One event."""
+
+        def decide(account: Account) -> list[Event]:
+            trade = account.working.get(report.trade_id)
+            outcome = trading.settle(account, trade, report) if trade else None  # None: a repeat
+            return [outcome] if isinstance(outcome, TradeEvent) else []
+
+        await self.step(self.owners[report.trade_id], decide)
+        ended = self.ended.pop(report.trade_id, None)
+        if ended is not None:
+            ended.set_result(None)
+
+
+async def main() -> None:
+    """Serve until killed."""
+    assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
+    database = Database(os.environ["DSN"], Config())
+    await database.open()
+    quotes = Quotes()
+    async with aiohttp.ClientSession() as session:
+        feed = asyncio.create_task(Feed(os.environ["EXCHANGE"], quotes, session, random.Random(1)).run())
+        await quotes.wait_known(5)
+        venue = HttpVenue("sim", os.environ["EXCHANGE"], "", session, 1 << 20)
+        plain = Plain(database, venue, quotes)
+        app = web.Application()
+        app.add_routes([web.post("/api/v1/trades", plain.place), web.post("/webhooks/exchange", plain.callback)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        venue.callback_url = f"http://127.0.0.1:{port}/webhooks/exchange"
+        print(port, flush=True)
+        await feed
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

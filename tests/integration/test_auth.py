@@ -1,0 +1,294 @@
+"""Who gets in: keys of customers, the operator's token, and what a route says to anybody else."""
+
+import hashlib
+import io
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+import broker.app
+from broker import log
+from broker.config import Config
+from tests.conftest import Broker, Client, run_broker
+
+UNAUTHORIZED = (401, "unauthorized")
+OPEN = {"/healthz", "/readyz", "/metrics"}
+SIGNED = {"/webhooks/exchange"}
+PLANTED = "planted-secret-that-no-log-may-show"
+
+
+def code(answer: tuple[int, Any]) -> tuple[int, str]:
+    """The answer's status, and the machine's name of the error."""
+    status, body = answer
+    return status, body.get("code", "") if body else ""
+
+
+async def balance(client: Client) -> tuple[int, str]:
+    return code(await client.call("GET", "/api/v1/balance"))
+
+
+async def issue_key(broker: Broker, customer: Client) -> Client:
+    """The same customer with one more key."""
+    status, issued = await broker.operator.call("POST", f"/admin/v1/customers/{customer.customer_id}/keys")
+    assert status == 201, issued
+    assert issued == {
+        "customerId": customer.customer_id,
+        "keyId": issued["keyId"],
+        "secret": issued["secret"],
+        "token": f"{issued['keyId']}.{issued['secret']}",
+    }
+    return Client(broker.http, broker.running.url, issued["token"], customer.customer_id)
+
+
+def key_id(customer: Client) -> str:
+    return str(customer.token).partition(".")[0]
+
+
+async def revoke(broker: Broker, customer: Client) -> tuple[int, Any]:
+    path = f"/admin/v1/customers/{customer.customer_id}/keys/{key_id(customer)}"
+    return await broker.operator.call("DELETE", path)
+
+
+# ------------------------------------------------------------------ tokens
+
+
+async def test_only_the_whole_token_in_its_form_opens(broker: Broker) -> None:
+    customer = await broker.customer()
+    token = str(customer.token)
+    id_, _, secret = token.partition(".")
+    headers = {
+        "nothing": "",
+        "no scheme": token,
+        "another scheme": f"Basic {token}",
+        "no token": "Bearer",
+        "an empty token": "Bearer ",
+        "no secret": f"Bearer {id_}",
+        "an empty secret": f"Bearer {id_}.",
+        "no id": f"Bearer .{secret}",
+        "a wrong secret": f"Bearer {id_}.{PLANTED}",
+        "a secret cut short": f"Bearer {token[:-1]}",
+        "a secret and more": f"Bearer {token}x",
+        "the secret's hash": f"Bearer {id_}.{hashlib.sha256(secret.encode()).hexdigest()}",
+        "an unknown id": f"Bearer key_0000000000000000.{secret}",
+        "the id of another kind": f"Bearer user_{id_[4:]}.{secret}",
+        "the id in upper case": f"Bearer {id_.upper()}.{secret}",
+        "two tokens": f"Bearer {token} {token}",
+        "a comma": f"Bearer {token},",
+        "quotes": f'Bearer "{token}"',
+        "not ASCII": f"Bearer {id_}.é{secret}",
+        "not ASCII as an id": f"Bearer key_é.{secret}",
+        "look-alike digits": f"Bearer {id_}.\uff11{secret}",
+        "over-long": f"Bearer {id_}." + "a" * 4000,
+        "an injection": f"Bearer ' OR 1=1; --.{secret}",
+        "the admin token": f"Bearer {broker.running.admin_token}",
+    }
+    answers = {}
+    for name, header in headers.items():
+        answers[name] = code(await broker.stranger.call("GET", "/api/v1/balance", headers={"Authorization": header}))
+    assert answers == dict.fromkeys(headers, UNAUTHORIZED)
+    for header in (f"Bearer {token}", f"bearer {token}", f"BEARER {token}"):
+        status, _ = await broker.stranger.call("GET", "/api/v1/balance", headers={"Authorization": header})
+        assert status == 200
+
+
+async def test_a_refusal_does_not_tell_what_was_right(broker: Broker) -> None:
+    customer = await broker.customer()
+    revoked = await issue_key(broker, customer)
+    await revoke(broker, revoked)
+    tokens = (f"{key_id(customer)}.{PLANTED}", f"key_0000000000000000.{PLANTED}", str(revoked.token))
+    answers = []
+    for token in tokens:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with broker.http.get(f"{broker.running.url}/api/v1/balance", headers=headers) as response:
+            answers.append((response.status, response.headers["WWW-Authenticate"], await response.text()))
+    assert len(set(answers)) == 1
+    assert answers[0][:2] == (401, "Bearer")
+
+
+async def test_a_customer_may_have_two_keys_and_a_revoked_one_ends_at_once(broker: Broker) -> None:
+    first = await broker.customer()
+    second = await issue_key(broker, first)
+    assert await balance(first) == await balance(second) == (200, "")
+    status, revoked = await revoke(broker, first)
+    assert (status, revoked["keyId"]) == (200, key_id(first))
+    assert await balance(first) == UNAUTHORIZED
+    assert code(await first.place("BUY", "AAPL", 1)) == UNAUTHORIZED
+    assert await balance(second) == (200, "")
+    assert await revoke(broker, first) == (200, revoked), "a key is revoked once, and stays so"
+
+    _, shown = await broker.operator.call("GET", f"/admin/v1/customers/{first.customer_id}")
+    assert [(key["keyId"], key["revokedAt"]) for key in shown["keys"]] == [
+        (key_id(first), revoked["revokedAt"]),
+        (key_id(second), None),
+    ]
+
+
+async def test_a_key_can_only_be_revoked_for_its_own_customer(broker: Broker) -> None:
+    owner, other = await broker.customer(), await broker.customer()
+    path = f"/admin/v1/customers/{other.customer_id}/keys/{key_id(owner)}"
+    assert code(await broker.operator.call("DELETE", path)) == (404, "no_such_customer")
+    assert await balance(owner) == (200, "")
+
+
+async def test_who_is_suspended_sees_everything_and_trades_nothing_until_activated(broker: Broker) -> None:
+    customer = await broker.customer()
+    _, placed = await customer.place("BUY", "AAPL", 1)
+    await customer.ended(placed["tradeId"])
+    admin_path = f"/admin/v1/customers/{customer.customer_id}"
+    status, suspended = await broker.operator.call("POST", f"{admin_path}/suspend")
+    assert (status, suspended["status"]) == (200, "suspended")
+
+    assert code(await customer.place("BUY", "AAPL", 1)) == (403, "customer_suspended")
+    another_key = await issue_key(broker, customer)
+    assert code(await another_key.place("SELL", "AAPL", 1)) == (403, "customer_suspended")
+    for path in ("balance", "positions", "trades", f"trades/{placed['tradeId']}"):
+        assert (await customer.call("GET", f"/api/v1/{path}"))[0] == 200
+    assert len(await broker.fetch("SELECT FROM trade")) == 1
+
+    status, activated = await broker.operator.call("POST", f"{admin_path}/activate")
+    assert (status, activated["status"]) == (200, "active")
+    status, placed = await customer.place("SELL", "AAPL", 1)
+    assert status == 201
+    await customer.ended(placed["tradeId"])
+
+
+# ------------------------------------------------------------------ every route there is
+
+
+@pytest.fixture
+def apps(monkeypatch: pytest.MonkeyPatch) -> list[web.Application]:
+    """The applications of the brokers that start from now on."""
+    made: list[web.Application] = []
+    build = broker.app.build_app
+
+    def remember(*arguments: Any) -> web.Application:
+        made.append(build(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(broker.app, "build_app", remember)
+    return made
+
+
+@pytest.fixture
+async def broker_with_app(apps: list[web.Application], config: Config) -> AsyncIterator[tuple[Broker, web.Application]]:
+    async with run_broker(config) as running:
+        yield running, apps[0]
+
+
+def routes_of(app: web.Application) -> Iterator[tuple[str, str]]:
+    """Every route as (method, path pattern)."""
+    for route in app.router.routes():
+        assert route.resource is not None
+        yield route.method, route.resource.canonical
+
+
+async def test_every_route_is_open_on_purpose_or_takes_one_kind_of_token(
+    broker_with_app: tuple[Broker, web.Application],
+) -> None:
+    broker, app = broker_with_app
+    customer = await broker.customer()
+    ids = {"customerId": customer.customer_id, "keyId": key_id(customer), "tradeId": customer.customer_id}
+    before = [tuple(row) for row in await broker.fetch("SELECT * FROM customer, api_key, account, transfer, posting")]
+    wrong = []
+    for method, pattern in routes_of(app):
+        path = pattern.format_map(ids)
+        body = {"amount": "1.00", "reference": "r", "stockTicker": "AAPL", "type": "BUY", "quantity": 1}
+        if pattern in OPEN:
+            expected = {broker.stranger: (200, "")}
+        elif pattern in SIGNED:
+            expected = {broker.stranger: (401, "bad_signature"), customer: (401, "bad_signature")}
+        elif pattern.startswith("/admin/"):
+            expected = {broker.stranger: UNAUTHORIZED, customer: UNAUTHORIZED}
+        else:
+            expected = {broker.stranger: UNAUTHORIZED, broker.operator: UNAUTHORIZED}
+        for client, answer in expected.items():
+            found = code(await client.call(method, path, body if method == "POST" else None))
+            if found != answer:
+                wrong.append((method, pattern, found))
+    assert wrong == []
+    assert len(list(routes_of(app))) >= 15
+    after = [tuple(row) for row in await broker.fetch("SELECT * FROM customer, api_key, account, transfer, posting")]
+    assert after == before
+
+
+async def test_every_route_of_a_customer_knows_only_the_customer_of_the_token(
+    broker_with_app: tuple[Broker, web.Application],
+) -> None:
+    broker, app = broker_with_app
+    owner, other = await broker.customer(cash="77777.77"), await broker.customer(cash="5.00")
+    _, placed = await owner.place("BUY", "AAPL", 1)
+    await owner.ended(placed["tradeId"])
+    for method, pattern in routes_of(app):
+        if method != "GET" or not pattern.startswith("/api/"):
+            continue
+        path = pattern.format_map({"tradeId": placed["tradeId"]})
+        theirs, nothing_of_it = await owner.call(method, path), await other.call(method, path)
+        assert theirs[0] == 200, path
+        assert nothing_of_it != theirs
+        assert not {placed["tradeId"], owner.customer_id} & set(str(nothing_of_it).split("'"))
+
+
+# ------------------------------------------------------------------ where no secret may be
+
+
+async def test_the_database_holds_hashes_and_no_secret(broker: Broker) -> None:
+    customer = await broker.customer()
+    clients = [customer, await issue_key(broker, customer)]
+    secrets = [str(client.token).partition(".")[2] for client in clients] + [broker.running.admin_token]
+    tables = await broker.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'broker'")
+    dump = ""
+    for (table,) in tables:
+        dump += "\n".join(row[0] for row in await broker.fetch(f'SELECT "{table}"::text FROM "{table}"'))
+    for secret in secrets:
+        assert secret not in dump
+        assert secret.encode().hex() not in dump
+    for secret in secrets[:2]:
+        assert hashlib.sha256(secret.encode()).hexdigest() in dump
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """All that is logged, down to the last detail."""
+    stream = io.StringIO()
+    log.configure("debug", stream)
+    yield stream
+    log.configure("error")
+
+
+async def test_no_secret_is_logged_whatever_goes_wrong(logged: io.StringIO, config: Config) -> None:
+    async with run_broker(config) as broker:
+        customer = await broker.customer()
+        secrets = [str(customer.token).partition(".")[2], broker.running.admin_token, PLANTED]
+        host, port = broker.running.url.removeprefix("http://").split(":")
+
+        for client in (customer, broker.operator):
+            await malformed_request(host, int(port), str(client.token))
+        headers = {"Authorization": f"Bearer {key_id(customer)}.{PLANTED}", "webhook-signature": f"v1,{PLANTED}"}
+        await broker.stranger.call("GET", "/api/v1/balance", headers=headers)
+        await broker.stranger.call("POST", "/webhooks/exchange", {"secret": PLANTED}, headers=headers)
+        await broker.operator.call("POST", "/admin/v1/customers", {PLANTED: PLANTED})
+
+        # A table that is away makes a 500 with a traceback, of requests that carry every kind of secret.
+        await broker.fetch("ALTER TABLE api_key RENAME TO api_key_away")
+        assert code(await broker.operator.call("POST", "/admin/v1/customers", {"name": "x"})) == (500, "internal_error")
+        path = f"/admin/v1/customers/{customer.customer_id}/keys"
+        assert code(await broker.operator.call("POST", path)) == (500, "internal_error")
+        await broker.fetch("ALTER TABLE account RENAME TO account_away")
+        assert code(await customer.call("POST", "/api/v1/trades", {"a": PLANTED}))[0] == 500
+        await broker.fetch("ALTER TABLE account_away RENAME TO account")
+        await broker.fetch("ALTER TABLE api_key_away RENAME TO api_key")
+    text = logged.getvalue()
+    assert text.count("request.failed") == 3
+    assert [secret for secret in secrets if secret in text] == []
+
+
+async def malformed_request(host: str, port: int, token: str) -> None:
+    """A request that the HTTP parser refuses in the very line of the token."""
+    import asyncio
+
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(f"GET /api/v1/balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\0\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.0 400")
+    writer.close()

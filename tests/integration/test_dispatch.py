@@ -1,0 +1,197 @@
+"""The desk: no trade is stuck, and nothing is sent a second time before the exchange was asked."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from broker.config import Config
+from broker.core.messages import Report, ReportType
+from broker.core.types import Fill, Trade, TradeId
+from broker.dispatch import Dispatcher
+from broker.exchange import ExchangeUnavailable, Refused
+from broker.metrics import Metrics
+from broker.shards import Overloaded
+from tests.builders import FixedMarket, account, dollars, working
+from tests.conftest import eventually
+
+
+class ScriptedExchange:
+    """An exchange whose answers the test chooses; it writes down every call in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []  # what was called, about which trade
+        self.execute_answer: Callable[[Trade], Refused | None] = lambda _: None
+        self.states: dict[TradeId, list[Report]] = {}
+        self.execute_fails = 0
+        self.lookup_fails = 0
+
+    async def execute(self, trades: Sequence[Trade]) -> list[Refused | None]:
+        self.calls += [("execute", trade.trade_id.int) for trade in trades]
+        if self.execute_fails:
+            self.execute_fails -= 1
+            raise ExchangeUnavailable("no answer")
+        return [self.execute_answer(trade) for trade in trades]
+
+    async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
+        self.calls += [("lookup", trade_id.int) for trade_id in trade_ids]
+        if self.lookup_fails:
+            self.lookup_fails -= 1
+            raise ExchangeUnavailable("no answer")
+        return {trade_id: self.states[trade_id] for trade_id in trade_ids if trade_id in self.states}
+
+
+class Floor:
+    """A desk, the exchange it works with, and what reached the shards."""
+
+    def __init__(self, config: Config) -> None:
+        self.exchange = ScriptedExchange()
+        self.taken: list[Report] = []
+        self.refuse_takes = 0
+        self.metrics = Metrics()
+        self.desk = Dispatcher(self.exchange, "sim", self.take, config, self.metrics, random.Random(1))
+
+    async def take(self, reports: Sequence[Report]) -> None:
+        if self.refuse_takes:
+            self.refuse_takes -= 1
+            raise Overloaded("full")
+        self.taken.extend(reports)
+        for report in reports:
+            self.desk.done(report.trade_id)
+
+    async def called(self, *calls: tuple[str, int]) -> None:
+        """The exchange heard these calls first, in this order."""
+        await eventually(lambda: _true(len(self.exchange.calls) >= len(calls)), within_s=5)
+        assert self.exchange.calls[: len(calls)] == list(calls)
+
+    async def heard(self, *reports: Report) -> None:
+        """These reports reached the shards."""
+        await eventually(lambda: _true(self.taken == list(reports)), within_s=5)
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+@asynccontextmanager
+async def floor(**settings: Any) -> AsyncIterator[Floor]:
+    settings = {"look_after_s": 0.03, "look_max_s": 0.1, "forgotten_after_s": 0.4} | settings
+    floor = Floor(Config(**settings))
+    tasks = [asyncio.create_task(floor.desk.run_sending()), asyncio.create_task(floor.desk.run_sweep())]
+    try:
+        yield floor
+        assert not any(task.done() for task in tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def a_trade() -> Trade:
+    trade = working(account(cash="100000"), FixedMarket({"AAPL": "190.20"}))
+    assert trade.trade_id.int == 1
+    return trade
+
+
+def filled(trade: Trade) -> Report:
+    return Report(trade.trade_id, ReportType.FILLED, "sim", "e1", Fill(10, dollars("190")), 10)
+
+
+async def test_a_started_trade_is_sent_and_asked_about_when_nothing_comes_back() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.desk.send(trade)
+        await here.heard(filled(trade))
+        await here.called(("execute", 1), ("lookup", 1))
+        assert here.metrics.registry.get_sample_value("broker_sweep_findings_total", {"found": "known"}) == 1
+
+
+async def test_an_unanswered_order_is_asked_about_before_it_is_sent_again() -> None:
+    async with floor() as here:
+        here.exchange.execute_fails = 2
+        here.desk.send(a_trade())
+        await here.called(("execute", 1), ("lookup", 1), ("execute", 1), ("lookup", 1), ("execute", 1))
+
+
+async def test_while_the_exchange_does_not_answer_questions_nothing_is_sent_again() -> None:
+    async with floor() as here:
+        here.exchange.execute_fails, here.exchange.lookup_fails = 1, 5
+        here.desk.send(a_trade())
+        await here.called(("execute", 1), *[("lookup", 1)] * 6, ("execute", 1))
+
+
+async def test_an_order_that_was_taken_anyway_is_not_sent_again() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.execute_fails = 1
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.desk.send(trade)
+        await here.heard(filled(trade))
+        assert here.exchange.calls == [("execute", 1), ("lookup", 1)]
+
+
+async def test_an_order_that_was_taken_and_is_denied_later_is_sent_again_only_after_a_while() -> None:
+    async with floor() as here:
+        here.desk.send(a_trade())
+        await eventually(lambda: _true(here.exchange.calls.count(("execute", 1)) == 2), within_s=5)
+        between = here.exchange.calls[1:-1]
+        assert between.count(("lookup", 1)) >= 3, "it was believed too soon"
+
+
+async def test_an_order_that_filled_a_part_and_is_denied_is_never_sent_again() -> None:
+    async with floor(forgotten_after_s=0.05) as here:
+        trade = a_trade()
+        trade.filled_quantity = 4
+        here.desk.watch(trade)
+        await here.called(*[("lookup", 1)] * 5)
+        assert here.metrics.registry.get_sample_value("broker_sweep_findings_total", {"found": "forgotten_partial"})
+
+
+async def test_a_trade_found_at_work_after_a_restart_is_asked_about_first() -> None:
+    async with floor() as here:
+        here.desk.watch(a_trade())
+        await here.called(("lookup", 1), ("execute", 1))
+
+
+async def test_a_refused_order_becomes_a_rejection() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.execute_answer = lambda _: Refused("unknown symbol")
+        here.desk.send(trade)
+        await here.heard(Report(trade.trade_id, ReportType.REJECTED, "sim", reason="unknown symbol"))
+
+
+async def test_what_the_shards_could_not_take_is_asked_for_again() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.refuse_takes = 2
+        here.desk.send(trade)
+        await here.heard(filled(trade))
+        await here.called(("execute", 1), ("lookup", 1), ("lookup", 1), ("lookup", 1))
+
+
+async def test_the_owner_is_known_after_the_end_too_but_not_for_ever() -> None:
+    here = Floor(Config(open_trades_max=2, recent_trades_max=2))
+    trades = []
+    for number in range(6):
+        trade = a_trade()
+        trade.trade_id = TradeId(type(trade.trade_id)(int=number))
+        trades.append(trade)
+        here.desk.send(trade)
+        here.desk.done(trade.trade_id)
+    assert [here.desk.owner(trade.trade_id) for trade in trades] == [None, None, 1001, 1001, 1001, 1001]
+
+
+@pytest.mark.parametrize("orders", [1, 200])
+async def test_orders_go_out_in_bounded_arrays_in_their_order(orders: int) -> None:
+    async with floor(send_batch_max=64, send_in_flight_max=1) as here:
+        for number in range(orders):
+            trade = a_trade()
+            trade.trade_id = TradeId(type(trade.trade_id)(int=number))
+            here.desk.send(trade)
+        await here.called(*(("execute", number) for number in range(orders)))

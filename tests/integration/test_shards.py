@@ -1,0 +1,302 @@
+"""The shard loop when things go wrong around it: on a real ledger, with a store that fails where it is told to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from uuid_utils.compat import uuid7
+
+from broker.auth import new_key
+from broker.config import Config
+from broker.core.messages import Anomaly, MoveCash, PlaceTrade, Refusal, Report, ReportType
+from broker.core.money import Money
+from broker.core.types import CustomerId, Fill, Side, Symbol, Trade, TradeId
+from broker.db import Database, DatabaseUnavailable
+from broker.ledger import Ledger, open_customer
+from broker.metrics import Metrics
+from broker.shards import Booked, Overloaded, Placed, Shard, Unanswered
+from broker.verify import verify
+from tests.builders import FixedMarket, dollars
+
+
+class FaultyStore(Ledger):
+    """A ledger that fails at the next commits as its `plan` says: before, after (the reply is lost), or for ever."""
+
+    plan: Sequence[str] = ()
+    down = False
+    commits = 0
+
+    async def commit(self, now: datetime, claims: Mapping[CustomerId, int], events: Sequence[Any]) -> None:
+        self.commits += 1
+        step, self.plan = (self.plan[0], self.plan[1:]) if self.plan else ("", ())
+        if self.down or step == "before":
+            raise DatabaseUnavailable("the connection was lost before the commit")
+        await super().commit(now, claims, events)
+        if step == "after":
+            raise DatabaseUnavailable("the connection was lost after the commit")
+
+
+class RecordingDesk:
+    """Writes down what the shard wants of the exchange."""
+
+    def __init__(self) -> None:
+        self.sent: list[TradeId] = []
+        self.watched: list[TradeId] = []
+        self.over: list[TradeId] = []
+        self.trades: dict[TradeId, Trade] = {}
+
+    def send(self, trade: Trade) -> None:
+        self.sent.append(trade.trade_id)
+        self.trades[trade.trade_id] = trade
+
+    def watch(self, trade: Trade) -> None:
+        self.watched.append(trade.trade_id)
+        self.trades[trade.trade_id] = trade
+
+    def look_soon(self, trade_id: TradeId) -> None:
+        raise AssertionError("nobody counts executions that we have not seen")
+
+    def done(self, trade_id: TradeId) -> None:
+        self.over.append(trade_id)
+
+
+class Bench:
+    """A shard at work, and its surroundings."""
+
+    def __init__(self, database: Database, config: Config) -> None:
+        self.database = database
+        self.store = FaultyStore(database, 0, uuid7)
+        self.desk = RecordingDesk()
+        self.market = FixedMarket({"AAPL": "190.20"})
+        self.metrics = Metrics()
+        self.shard = Shard(0, self.store, self.desk, self.market, lambda: datetime.now(UTC), config, self.metrics)
+
+    async def customer(self, cash: str = "100000") -> CustomerId:
+        key = new_key()
+        return await open_customer(self.database, "x", "cash", (key.key_id, key.secret_hash), dollars(cash), uuid7())
+
+    def place(self, customer: CustomerId, quantity: int = 1, **fields: Any) -> asyncio.Future[Placed]:
+        command = PlaceTrade(TradeId(uuid7()), customer, Symbol("AAPL"), Side.BUY, quantity, **fields)
+        return self.shard.submit(customer, command)
+
+    def fill(self, trade: Trade, execution_id: str | None = None, price: str = "190") -> asyncio.Future[None]:
+        id_ = execution_id or f"{trade.trade_id}-1"
+        figures = Fill(trade.quantity, dollars(price))
+        report = Report(trade.trade_id, ReportType.FILLED, "sim", id_, figures, trade.quantity)
+        return self.shard.submit(trade.customer_id, report)
+
+    async def fetch(self, sql: str) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.database.dsn, server_settings={"search_path": "broker"})
+        try:
+            return await connection.fetch(sql)
+        finally:
+            await connection.close()
+
+    async def all_filled(self) -> None:
+        """Fill whatever is sent until nothing is open."""
+        while await self.fetch("SELECT FROM trade WHERE status IN ('PLACED', 'IN PROGRESS')"):
+            for trade in [trade for id_, trade in self.desk.trades.items() if id_ not in self.desk.over]:
+                await self.fill(trade)
+
+    async def books_are_right(self) -> None:
+        assert not [finding for finding in await verify(self.database.dsn) if finding.row]
+
+
+@asynccontextmanager
+async def at_work(dsn: str, **settings: Any) -> AsyncIterator[Bench]:
+    config = Config(database=dsn, shards=1, **settings)
+    database = Database(dsn, config)
+    await database.open()
+    bench = Bench(database, config)
+    tasks = [asyncio.create_task(bench.shard.run()), asyncio.create_task(expire(bench.shard))]
+    try:
+        yield bench
+        assert not tasks[0].done(), tasks[0].exception()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await bench.store.close()
+        await database.close()
+
+
+async def expire(shard: Shard) -> None:
+    while True:
+        await asyncio.sleep(0.01)
+        shard.expire(asyncio.get_running_loop().time())
+
+
+@pytest.fixture
+async def bench(dsn: str) -> AsyncIterator[Bench]:
+    async with at_work(dsn) as bench:
+        yield bench
+        await bench.books_are_right()
+
+
+@pytest.mark.parametrize("plan", [["before"], ["after"], ["before", "after", "before"]])
+async def test_a_lost_commit_is_looked_up_and_done_exactly_once(plan: list[str], bench: Bench) -> None:
+    customer = await bench.customer()
+    bench.store.plan = plan
+    placed = await bench.place(customer)
+    assert [row["trade_id"] for row in await bench.fetch("SELECT trade_id FROM trade")] == [placed.trade.trade_id]
+    # Either it was sent after its commit, or, where the reply was lost, it is asked about.
+    assert {*bench.desk.sent, *bench.desk.watched} == {placed.trade.trade_id}
+    bench.store.plan = plan
+    await bench.fill(bench.desk.trades[placed.trade.trade_id])
+    assert [row["status"] for row in await bench.fetch("SELECT status FROM trade")] == ["FILLED"]
+
+
+async def test_a_lost_commit_of_many_keeps_their_order(bench: Bench) -> None:
+    customer = await bench.customer()
+    bench.store.plan = ["after", "before", "after", "before"]
+    placed = await asyncio.gather(*(bench.place(customer) for _ in range(100)))
+    assert [each.trade.seq for each in placed] == list(range(1, 101))
+    await bench.all_filled()
+
+
+async def test_cash_is_booked_once_whatever_happens_to_the_commit(bench: Bench) -> None:
+    customer = await bench.customer("0")
+    bench.store.plan = ["after", "before"]
+    booked = await bench.shard.submit(customer, MoveCash(customer, Money(50_000), "ref-1"))
+    assert isinstance(booked, Booked)
+    again = await bench.shard.submit(customer, MoveCash(customer, Money(50_000), "ref-1"))
+    assert (again.moved, again.replayed) == (booked.moved, True)
+    too_much = await bench.shard.submit(customer, MoveCash(customer, Money(-50_001), "ref-2"))
+    assert too_much is Refusal.INSUFFICIENT_FUNDS
+    assert [row["amount"] for row in await bench.fetch("SELECT amount FROM balances")] == [50_000]
+
+
+async def test_two_workers_that_both_believe_they_own_a_customer_cannot_break_its_money(dsn: str) -> None:
+    async with at_work(dsn) as one, at_work(dsn) as other:
+        customer = await one.customer("1000")
+        workers = (one, other)
+        await asyncio.gather(*(workers[i % 2].place(customer) for i in range(60)))
+
+        async def fill_everything(worker: Bench) -> None:
+            while await worker.fetch("SELECT FROM trade WHERE status IN ('PLACED', 'IN PROGRESS')"):
+                known = {**one.desk.trades, **other.desk.trades}
+                for trade in [trade for id_, trade in known.items() if id_ not in worker.desk.over]:
+                    await worker.fill(trade)
+
+        await asyncio.gather(*map(fill_everything, workers))
+        filled = await one.fetch("SELECT seq FROM trade WHERE status = 'FILLED' ORDER BY seq")
+        assert len(filled) == 5  # $1,000.00 pays for five at $190.00
+        conflicts = sum(
+            worker.metrics.registry.get_sample_value("broker_commit_retries_total", {"why": "stale"}) or 0
+            for worker in workers
+        )
+        assert conflicts > 0, "they never met"
+        await one.books_are_right()
+
+
+async def test_a_poisoned_command_stops_nobody_else(bench: Bench) -> None:
+    customers = [await bench.customer() for _ in range(5)]
+    placed = await asyncio.gather(*(bench.place(customer) for customer in customers))
+    trades = [bench.desk.trades[each.trade.trade_id] for each in placed]
+    await bench.fill(trades[0], execution_id="shared")
+    # Another trade claims the same execution: the database refuses that one, and only that one.
+    await asyncio.gather(bench.fill(trades[1], execution_id="shared"), *map(bench.fill, trades[2:]))
+    rows = await bench.fetch("SELECT status, count(*) AS trades FROM trade GROUP BY status ORDER BY status")
+    assert [tuple(row) for row in rows] == [("IN PROGRESS", 1), ("FILLED", 4)]
+    assert [row["cause"] for row in await bench.fetch("SELECT cause FROM inbox")] == [Anomaly.REFUSED_BY_DATABASE.value]
+    await bench.fill(trades[1])  # what the exchange says next about it still counts
+    assert len(await bench.fetch("SELECT FROM trade WHERE status = 'FILLED'")) == 5
+
+
+async def test_while_the_database_is_away_nothing_is_half_done(dsn: str) -> None:
+    async with at_work(dsn, place_wait_s=0.2) as bench:
+        customer = await bench.customer()
+        bench.store.down = True
+        results = await asyncio.gather(*(bench.place(customer) for _ in range(10)), return_exceptions=True)
+        assert [type(result) for result in results] == [Unanswered] * 10
+        bench.store.down = False
+        placed = await bench.place(customer)
+        assert placed.trade.seq == 1, "what was answered 503 came back later"
+        await bench.all_filled()
+        await bench.books_are_right()
+
+
+async def test_a_full_queue_refuses_at_once(dsn: str) -> None:
+    async with at_work(dsn, shard_queue_max=5, place_wait_s=0.2) as bench:
+        customer = await bench.customer()
+        waiting = [bench.place(customer) for _ in range(5)]
+        with pytest.raises(Overloaded):
+            bench.place(customer)
+        report = Report(TradeId(uuid4()), ReportType.FILLED, "sim", "e", Fill(1, dollars("1")), 1)
+        waiting.append(bench.shard.submit(customer, report))  # what the exchange says has room of its own
+        await asyncio.gather(*waiting)
+
+
+async def test_one_customer_cannot_fill_the_memory(dsn: str) -> None:
+    async with at_work(dsn, customer_open_max=3) as bench:
+        customer, other = await bench.customer(), await bench.customer()
+        results = await asyncio.gather(*(bench.place(customer) for _ in range(10)), return_exceptions=True)
+        assert [type(result) for result in results].count(Overloaded) >= 6
+        assert isinstance(await bench.place(other), Placed)
+
+
+async def test_a_long_run_of_refusals_goes_on_over_batches(dsn: str) -> None:
+    async with at_work(dsn, batch_max=10) as bench:
+        customer = await bench.customer("200")
+        placed = await asyncio.gather(*(bench.place(customer) for _ in range(101)))
+        await bench.fill(bench.desk.trades[placed[0].trade.trade_id])
+        await bench.all_filled()
+        rows = await bench.fetch("SELECT status, count(*) AS trades FROM trade GROUP BY status ORDER BY status")
+        assert [tuple(row) for row in rows] == [("FILLED", 1), ("REJECTED", 100)]
+        await bench.books_are_right()
+
+
+async def test_accounts_leave_the_cache_and_come_back(dsn: str) -> None:
+    async with at_work(dsn, account_cache_max=2) as bench:
+        customers = [await bench.customer() for _ in range(8)]
+        for _ in range(2):
+            for customer in customers:
+                placed = await bench.place(customer)
+                await bench.fill(bench.desk.trades[placed.trade.trade_id])
+        assert len(bench.shard._accounts) <= 3
+        assert [
+            row["last"] for row in await bench.fetch("SELECT max(seq) AS last FROM trade GROUP BY customer_id")
+        ] == [2] * 8
+        await bench.books_are_right()
+
+
+async def test_nobody_hears_of_a_trade_before_its_commit(bench: Bench) -> None:
+    customer = await bench.customer()
+    released, committing = asyncio.Event(), asyncio.Event()
+    commit = bench.store.commit
+
+    async def held_back(*arguments: Any) -> None:
+        committing.set()
+        await released.wait()
+        await commit(*arguments)
+
+    bench.store.commit = held_back  # type: ignore[method-assign]
+    answer = bench.place(customer)
+    await committing.wait()
+    assert (answer.done(), bench.desk.sent) == (False, [])
+    released.set()
+    assert (await answer).trade.trade_id in bench.desk.sent
+
+
+async def test_repeats_of_a_finished_trade_cost_no_query_and_change_nothing(bench: Bench) -> None:
+    customer = await bench.customer()
+    placed = await bench.place(customer)
+    trade = bench.desk.trades[placed.trade.trade_id]
+    await bench.fill(trade)
+    commits = bench.store.commits
+    for _ in range(5):
+        await bench.fill(trade)
+    assert bench.store.commits == commits
+    assert bench.metrics.registry.get_sample_value("broker_duplicate_callbacks_total") == 5
+    replacement = Bench(bench.database, replace(Config(), shards=1))  # after a restart it is read from the database
+    task = asyncio.create_task(replacement.shard.run())
+    await replacement.fill(trade)
+    task.cancel()
+    await replacement.store.close()
+    assert len(await bench.fetch("SELECT FROM execution")) == 1
