@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.messages import Report, ReportType
 from broker.core.types import CustomerId, Trade, TradeId
 from broker.db import DatabaseUnavailable
 from broker.exchange import Exchange, ExchangeUnavailable, Refused
 from broker.metrics import Metrics
-from broker.shards import BrokenRule, Overloaded, Unanswered
+from broker.shards import BrokenRule, Unanswered
 
 log = structlog.get_logger()
 

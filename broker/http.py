@@ -21,11 +21,12 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from broker.auth import NotAuthenticated
+from broker.batch import Overloaded
 from broker.config import Config
 from broker.db import DatabaseUnavailable
 from broker.exchange import ExchangeUnavailable
 from broker.metrics import Metrics
-from broker.shards import BrokenRule, Overloaded, Unanswered
+from broker.shards import BrokenRule, Unanswered
 
 log = structlog.get_logger()
 

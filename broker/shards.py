@@ -9,39 +9,23 @@ made on what the database has.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import Any, Protocol, assert_never
+from typing import Any
 
 import structlog
 
+from broker.batch import Batch, Command, Decided, Item, Known, Overloaded
 from broker.config import Config
-from broker.core import trading
 from broker.core.account import Account
-from broker.core.messages import (
-    Advance,
-    Anomaly,
-    CashMoved,
-    Event,
-    Market,
-    MoveCash,
-    PlaceTrade,
-    Refusal,
-    Repeat,
-    Report,
-    TradeEvent,
-)
+from broker.core.messages import Advance, Anomaly, Event, Market, MoveCash, PlaceTrade, Report, TradeEvent
 from broker.core.states import TERMINAL
 from broker.core.types import CustomerId, Status, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase, StaleAccounts
 from broker.metrics import Metrics
+from broker.ports import Desk, Directory, Store
 
 log = structlog.get_logger()
-
-
-class Overloaded(Exception):
-    """A queue is full: nothing was done, try again in a moment."""
 
 
 class Unanswered(Exception):
@@ -50,77 +34,6 @@ class Unanswered(Exception):
 
 class BrokenRule(Exception):
     """The database refused what we decided: a bug of ours. Nothing was done."""
-
-
-@dataclass(slots=True)
-class Placed:
-    """The answer to PlaceTrade. `replayed`: the idempotency key was used before, this is the trade it made."""
-
-    trade: Trade
-    replayed: bool = False
-
-
-@dataclass(slots=True)
-class Booked:
-    """The answer to MoveCash. `replayed`: the reference was booked before, with these figures."""
-
-    moved: CashMoved
-    replayed: bool = False
-
-
-class Store(Protocol):
-    """What a shard needs of the database. `broker.ledger.Ledger` is one."""
-
-    async def load_accounts(self, customer_ids: Sequence[CustomerId]) -> dict[CustomerId, Account]: ...
-    async def trades_by_id(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, Trade]: ...
-    async def trades_by_key(self, keys: Sequence[tuple[CustomerId, str]]) -> dict[tuple[CustomerId, str], Trade]: ...
-    async def cash_by_reference(self, references: Sequence[str]) -> dict[str, CashMoved]: ...
-    async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None: ...
-    async def commit(self, now: datetime, claims: Mapping[CustomerId, int], events: Sequence[Event]) -> None: ...
-
-
-class Desk(Protocol):
-    """Who takes started trades to the exchange. `broker.dispatch.Dispatcher` is one."""
-
-    def send(self, trade: Trade) -> None: ...
-    def watch(self, trade: Trade) -> None: ...
-    def look_soon(self, trade_id: TradeId) -> None: ...
-    def done(self, trade_id: TradeId) -> None: ...
-
-
-Command = PlaceTrade | MoveCash | Advance | Report
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A command in the queue, and whoever waits for its answer."""
-
-    customer_id: CustomerId
-    command: Command
-    reply: asyncio.Future[Any]
-    deadline: float
-    retried: bool = False  # an earlier attempt may have committed: look before deciding
-
-
-@dataclass(slots=True)
-class _Known:
-    """What was read for a batch beside its accounts."""
-
-    trades: dict[TradeId, Trade] = field(default_factory=dict)
-    keys: dict[tuple[CustomerId, str], Trade] = field(default_factory=dict)
-    cash: dict[str, CashMoved] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Decided:
-    """What a batch came to: events to commit, then answers to give."""
-
-    now: datetime
-    events: list[Event] = field(default_factory=list)
-    touched: dict[CustomerId, Account] = field(default_factory=dict)
-    answers: list[tuple[_Item, Any]] = field(default_factory=list)
-    anomalies: list[tuple[Anomaly, Report]] = field(default_factory=list)
-    look_soon: list[TradeId] = field(default_factory=list)
 
 
 class Shard:
@@ -142,12 +55,13 @@ class Shard:
         self._clock = clock
         self._config = config
         self._metrics = metrics
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         self._filled = asyncio.Event()
-        self._waiting: deque[_Item] = deque()  # by deadline: every item waits equally long
+        self._waiting: deque[Item] = deque()  # by deadline: every item waits equally long
         self._accounts: dict[CustomerId, Account] = {}  # least recently used first
         self._recent: dict[TradeId, Trade] = {}
-        self._open = 0
+        self._counted: dict[CustomerId, int] = {}  # open trades of each account in the cache
+        self._open = 0  # ... and of all of them
         self._busy = False
         self._queue_depth = metrics.queue_depth.labels(str(number))
         self._open_trades = metrics.open_trades.labels(str(number))
@@ -165,7 +79,7 @@ class Shard:
         if isinstance(command, PlaceTrade) and self._open >= self._config.open_trades_max // self._config.shards:
             raise self._overloaded("open_trades")
         loop = asyncio.get_running_loop()
-        item = _Item(customer_id, command, loop.create_future(), loop.time() + self._config.place_wait_s)
+        item = Item(customer_id, command, loop.create_future(), loop.time() + self._config.place_wait_s)
         self._queue.append(item)
         self._waiting.append(item)
         self._filled.set()
@@ -173,7 +87,7 @@ class Shard:
 
     def _overloaded(self, queue: str) -> Overloaded:
         self._metrics.overloaded.labels(queue).inc()
-        return Overloaded(f"the broker's queue ({queue}) is full")
+        return Overloaded(queue)
 
     def expire(self, now: float) -> None:
         """Tell those who waited too long that there is no answer. What is still queued of theirs is not done."""
@@ -198,7 +112,7 @@ class Shard:
             await self._process(self._drain())
             self._busy = False
 
-    def _drain(self) -> list[_Item]:
+    def _drain(self) -> list[Item]:
         size = min(len(self._queue), self._config.batch_max)
         items = [self._queue.popleft() for _ in range(size)]
         if not self._queue:
@@ -206,11 +120,12 @@ class Shard:
         self._queue_depth.set(len(self._queue))
         return items
 
-    async def _process(self, items: list[_Item], *, advance: bool = True) -> None:
+    async def _process(self, items: list[Item], *, advance: bool = True) -> None:
         """One batch, from load to act; what cannot be committed now is forgotten and queued again."""
         try:
             known = await self._load(items)
-            decided = self._decide(items, known, advance=advance)
+            batch = Batch(Decided(self._clock()), self._accounts, self._recent, known, self._market, self._config)
+            decided = batch.decide(items, advance=advance)
             await self._commit(decided)
         except StaleAccounts:
             self._again(items, "stale")
@@ -224,7 +139,7 @@ class Shard:
         else:
             self._act(decided)
 
-    def _again(self, items: list[_Item], why: str) -> None:
+    def _again(self, items: list[Item], why: str) -> None:
         self._metrics.commit_retries.labels(why).inc()
         self._forget(items)
         for item in reversed(items):
@@ -232,13 +147,12 @@ class Shard:
             self._queue.appendleft(item)
         self._filled.set()
 
-    def _forget(self, items: Iterable[_Item]) -> None:
+    def _forget(self, items: Iterable[Item]) -> None:
         for item in items:
-            account = self._accounts.pop(item.customer_id, None)
-            if account is not None:
-                self._open -= len(account.waiting) + len(account.working)
+            if self._accounts.pop(item.customer_id, None) is not None:
+                self._open -= self._counted.pop(item.customer_id)
 
-    async def _isolate(self, items: list[_Item], error: Exception, *, advance: bool) -> None:
+    async def _isolate(self, items: list[Item], error: Exception, *, advance: bool) -> None:
         """A rule is broken: find by whom, so that one poisoned command stops nobody else."""
         self._metrics.commit_retries.labels("refused").inc()
         if len(items) > 1 or (advance and not isinstance(items[0].command, Advance)):
@@ -263,18 +177,18 @@ class Shard:
     def _later(self, customer_id: CustomerId) -> None:
         """Come back to a customer in another batch. Past the bound on purpose: it is about work already accepted."""
         loop = asyncio.get_running_loop()
-        self._queue.append(_Item(customer_id, Advance(customer_id), loop.create_future(), loop.time()))
+        self._queue.append(Item(customer_id, Advance(customer_id), loop.create_future(), loop.time()))
         self._filled.set()
 
     # -------------------------------------------------------------- load
 
-    async def _load(self, items: Sequence[_Item]) -> _Known:
+    async def _load(self, items: Sequence[Item]) -> Known:
         """Read what the batch needs and the cache does not have."""
         missing = {item.customer_id for item in items} - self._accounts.keys()
         if missing:
             for account in (await self._store.load_accounts(sorted(missing))).values():
                 self._remember(account)
-        known = _Known()
+        known = Known()
         trade_ids = [id_ for item in items if (id_ := self._unknown_trade(item)) is not None]
         if trade_ids:
             known.trades = await self._store.trades_by_id(trade_ids)
@@ -293,11 +207,15 @@ class Shard:
 
     def _remember(self, account: Account) -> None:
         self._accounts[account.customer_id] = account
-        self._open += len(account.waiting) + len(account.working)
+        self._count(account)
         for trade in account.working.values():
             self._desk.watch(trade)
 
-    def _unknown_trade(self, item: _Item) -> TradeId | None:
+    def _count(self, account: Account) -> None:
+        self._open += account.open_trades - self._counted.get(account.customer_id, 0)
+        self._counted[account.customer_id] = account.open_trades
+
+    def _unknown_trade(self, item: Item) -> TradeId | None:
         """The trade of a command that the cache cannot tell us about."""
         command = item.command
         if isinstance(command, PlaceTrade):
@@ -316,93 +234,9 @@ class Shard:
             if trade.trade_id not in account.working and all(t.trade_id != trade.trade_id for t in account.waiting):
                 raise StaleAccounts(f"customer {trade.customer_id} has open trades that were not known")
 
-    # -------------------------------------------------------------- decide
-
-    def _decide(self, items: Sequence[_Item], known: _Known, *, advance: bool) -> _Decided:
-        """Every command against its account, in order. No await in here: one batch, one view of the world."""
-        decided = _Decided(self._clock())
-        for item in items:
-            account = self._accounts.get(item.customer_id)
-            if account is None:
-                decided.answers.append((item, None))
-                continue
-            decided.touched[item.customer_id] = account
-            if not item.reply.done():  # else its client was told 503, and so it is not done
-                decided.answers.append((item, self._decide_one(item, account, known, decided)))
-        if advance:
-            for account in decided.touched.values():
-                self._advance(account, decided)
-        return decided
-
-    def _decide_one(self, item: _Item, account: Account, known: _Known, decided: _Decided) -> object:
-        command = item.command
-        match command:
-            case PlaceTrade():
-                return self._place(item, command, account, known, decided)
-            case Report():
-                self._report(command, account, known, decided)
-                return None
-            case MoveCash():
-                return self._move_cash(command, account, known, decided)
-            case Advance():
-                return None
-            case _:
-                assert_never(command)
-
-    def _place(
-        self, item: _Item, command: PlaceTrade, account: Account, known: _Known, decided: _Decided
-    ) -> Placed | Overloaded:
-        earlier = known.trades.get(command.trade_id)  # an attempt whose outcome was unknown had committed
-        if earlier is not None:
-            return Placed(earlier)
-        key = (account.customer_id, command.idempotency_key or "")
-        earlier = known.keys.get(key)
-        if earlier is not None:
-            return Placed(earlier, replayed=earlier.trade_id != command.trade_id)
-        if len(account.waiting) >= self._config.customer_open_max:
-            return self._overloaded("customer")
-        event = trading.place(account, command, decided.now)
-        if command.idempotency_key:
-            known.keys[key] = event.trade
-        self._open += 1
-        decided.events.append(event)
-        return Placed(event.trade)
-
-    def _report(self, report: Report, account: Account, known: _Known, decided: _Decided) -> None:
-        trade_id = report.trade_id
-        trade = account.working.get(trade_id) or self._recent.get(trade_id) or known.trades.get(trade_id)
-        outcome = trading.settle(account, trade, report) if trade else Anomaly.UNKNOWN_TRADE
-        if isinstance(outcome, TradeEvent):
-            known.trades[trade_id] = outcome.trade  # what ends in this batch is still known to the rest of it
-            decided.events.append(outcome)
-        elif isinstance(outcome, Anomaly):
-            decided.anomalies.append((outcome, report))
-        elif outcome is Repeat.MORE_TO_COME:
-            decided.look_soon.append(trade_id)
-        else:
-            self._metrics.duplicates.inc()
-
-    def _move_cash(self, command: MoveCash, account: Account, known: _Known, decided: _Decided) -> Booked | Refusal:
-        earlier = known.cash.get(command.reference)
-        if earlier is not None:
-            return Booked(earlier, replayed=True)
-        outcome = trading.move_cash(account, command)
-        if isinstance(outcome, Refusal):
-            return outcome
-        known.cash[command.reference] = outcome
-        decided.events.append(outcome)
-        return Booked(outcome)
-
-    def _advance(self, account: Account, decided: _Decided) -> None:
-        """Start what can start; a long run of refusals goes on in the next batch."""
-        steps = trading.start_next(account, self._market, self._config.collar_bps)
-        decided.events.extend(islice(steps, self._config.batch_max))
-        if account.waiting and not account.working:
-            self._later(account.customer_id)
-
     # -------------------------------------------------------------- commit and act
 
-    async def _commit(self, decided: _Decided) -> None:
+    async def _commit(self, decided: Decided) -> None:
         if decided.anomalies:
             await self._store.record_anomalies(decided.anomalies)
         if not decided.events:
@@ -417,7 +251,7 @@ class Shard:
         self._metrics.commit_seconds.observe(loop.time() - began)
         self._metrics.batch_size.observe(len(decided.answers))
 
-    def _act(self, decided: _Decided) -> None:
+    def _act(self, decided: Decided) -> None:
         """Now it is durable: tell the exchange, then the clients."""
         for event in decided.events:
             if isinstance(event, TradeEvent):
@@ -427,8 +261,15 @@ class Shard:
             log.error("exchange.anomaly", cause=anomaly.value, report=repr(report))
         for trade_id in decided.look_soon:
             self._desk.look_soon(trade_id)
+        for customer_id in decided.unfinished:
+            self._later(customer_id)
+        self._metrics.duplicates.inc(decided.repeats)
         for item, answer in decided.answers:
+            if isinstance(answer, Overloaded):
+                self._overloaded(str(answer))
             _answer(item, answer)
+        for account in decided.touched.values():
+            self._count(account)
         self._open_trades.set(self._open)
         self._keep_recent(decided.touched)
 
@@ -438,7 +279,6 @@ class Shard:
         if event.status is Status.IN_PROGRESS:
             self._desk.send(trade)
         elif event.status in TERMINAL:
-            self._open -= 1
             self._desk.done(trade.trade_id)
             self._recent[trade.trade_id] = trade
             self._metrics.settle_seconds.observe((now - trade.created_at).total_seconds())
@@ -453,15 +293,15 @@ class Shard:
             self._accounts[customer_id] = self._accounts.pop(customer_id)
         excess = len(self._accounts) - self._config.account_cache_max
         oldest = list(islice(self._accounts.values(), 2 * excess))
-        for account in [account for account in oldest if account.idle][:excess]:
-            del self._accounts[account.customer_id]
+        for account in [account for account in oldest if account.open_trades == 0][:excess]:
+            del self._accounts[account.customer_id], self._counted[account.customer_id]
 
 
 def _customer(event: Event) -> CustomerId:
     return event.trade.customer_id if isinstance(event, TradeEvent) else event.customer_id
 
 
-def _answer(item: _Item, answer: object) -> None:
+def _answer(item: Item, answer: object) -> None:
     if item.reply.done():
         return
     if isinstance(answer, Exception):
@@ -469,13 +309,6 @@ def _answer(item: _Item, answer: object) -> None:
         item.reply.exception()
     else:
         item.reply.set_result(answer)
-
-
-class Directory(Protocol):
-    """Whose trade is it, when no shard has it in memory. `broker.ledger.TradeDirectory` is one."""
-
-    async def owners(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, CustomerId]: ...
-    async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None: ...
 
 
 class Shards:

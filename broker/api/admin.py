@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from broker.auth import Authenticator, NewKey
+from broker.batch import Booked
 from broker.config import Config
 from broker.core.messages import MoveCash, Refusal
 from broker.core.money import Money, format_money, parse_money
@@ -16,7 +17,7 @@ from broker.core.types import CustomerId
 from broker.customers import Customers, NoSuchCustomer
 from broker.http import ApiError, convert, json_response, parse_json, read_body
 from broker.reading import Json, Reading
-from broker.shards import Booked, Shards
+from broker.shards import Shards
 
 T = TypeVar("T")
 

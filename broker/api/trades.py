@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from broker.auth import Authenticator, Caller
+from broker.batch import Placed
 from broker.config import Config
 from broker.core.messages import PlaceTrade
 from broker.core.trading import PLACED_REASON
@@ -18,7 +19,7 @@ from broker.core.types import QUANTITY_MAX, SYMBOL_PATTERN, Side, Status, Symbol
 from broker.http import ApiError, convert, json_response, parse_json, read_body
 from broker.metrics import Metrics
 from broker.reading import Reading, TradeFilter
-from broker.shards import Placed, Shards
+from broker.shards import Shards
 
 
 class PlaceTradeRequest(msgspec.Struct, forbid_unknown_fields=True):

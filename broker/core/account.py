@@ -47,6 +47,6 @@ class Account:
     working: dict[TradeId, Trade] = field(default_factory=dict)  # at the exchange
 
     @property
-    def idle(self) -> bool:
-        """Nothing is open: the account may leave the cache."""
-        return not self.waiting and not self.working
+    def open_trades(self) -> int:
+        """Trades that have not ended; with none, the account may leave the cache."""
+        return len(self.waiting) + len(self.working)

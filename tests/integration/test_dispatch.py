@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.messages import Report, ReportType
 from broker.core.types import Fill, Trade, TradeId
 from broker.dispatch import Dispatcher
 from broker.exchange import ExchangeUnavailable, Refused
 from broker.metrics import Metrics
-from broker.shards import Overloaded
 from tests.builders import FixedMarket, account, dollars, working
 from tests.conftest import eventually
 

@@ -13,6 +13,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from broker.auth import new_key
+from broker.batch import Booked, Overloaded, Placed
 from broker.config import Config
 from broker.core.messages import Anomaly, MoveCash, PlaceTrade, Refusal, Report, ReportType
 from broker.core.money import Money
@@ -20,7 +21,7 @@ from broker.core.types import CustomerId, Fill, Side, Symbol, Trade, TradeId
 from broker.db import Database, DatabaseUnavailable
 from broker.ledger import Ledger, open_customer
 from broker.metrics import Metrics
-from broker.shards import Booked, Overloaded, Placed, Shard, Unanswered
+from broker.shards import Shard, Unanswered
 from broker.verify import verify
 from tests.builders import FixedMarket, dollars
 

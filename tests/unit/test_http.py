@@ -15,12 +15,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from broker.auth import NotAuthenticated
+from broker.batch import Overloaded
 from broker.config import Config
 from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.exchange import ExchangeUnavailable
 from broker.http import ApiError, build_app, convert, json_response, parse_json, with_body
 from broker.metrics import Metrics
-from broker.shards import BrokenRule, Overloaded, Unanswered
+from broker.shards import BrokenRule, Unanswered
 
 # ------------------------------------------------------------------ JSON
 

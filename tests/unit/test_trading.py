@@ -90,7 +90,7 @@ def test_a_fill_takes_its_cost_and_gives_the_rest_of_the_hold_back() -> None:
     assert settle(holder, trade, fill(trade, 10, "190.20")) == ("FILLED", "Filled 10 AAPL at $190.20 on average.")
     assert holder.cash == Holding(dollars("98098"), 0)
     assert holder.positions[AAPL] == Holding(10, 0)
-    assert holder.idle
+    assert holder.open_trades == 0
 
 
 def test_partial_fills_add_up_in_any_order() -> None:
