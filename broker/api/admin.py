@@ -25,6 +25,9 @@ _ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 _DEPOSIT_MAX = Money(10**10 * 10_000)
 """$10 billion in one movement: a slip of the finger more than money."""
 
+_OPENING = "opening:"
+"""How create_customer (schema.sql) begins its references; a customer could not be made if its own were taken."""
+
 Amount = Any  # text, or a number that the JSON reader kept exact: `_amount` reads it
 # Printable, and so without NUL or lone surrogates, which PostgreSQL cannot store.
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)"
@@ -151,6 +154,8 @@ class AdminApi:
 
     async def _move(self, request: web.Request, sign: int) -> web.Response:
         wanted = convert(await self._body(request), CashRequest)
+        if wanted.reference.startswith(_OPENING):
+            raise ApiError(400, "invalid_request", f"reference must not begin with {_OPENING}: the broker's own do.")
         customer_id = _customer_id(request)
         await self._found(self._customers.get(customer_id))
         command = MoveCash(customer_id, Money(sign * _amount("amount", wanted.amount, 1)), wanted.reference)
