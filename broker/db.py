@@ -11,8 +11,11 @@ from importlib import resources
 from typing import TypeVar
 
 import asyncpg
+import structlog
 
 from broker.config import Config
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -73,6 +76,7 @@ class Database:
         self.dsn = dsn
         self._config = config
         self._pool: asyncpg.Pool | None = None
+        self._abandoned: set[asyncio.Future[Sequence[asyncpg.Record]]] = set()
 
     def settings(self) -> dict[str, str]:
         """What every session of the running broker is set to."""
@@ -128,13 +132,25 @@ class Database:
     async def fetch(self, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """The rows of a named query, from the pool. Raises DatabaseUnavailable within the place_wait_s of Config."""
         assert self._pool is not None, "the database is not open"
-        pool = self._pool
+        task = asyncio.ensure_future(_guarded(lambda: self._pooled(query(name), arguments)))
+        done, _ = await asyncio.wait({task}, timeout=self._config.place_wait_s)
+        if done:
+            return task.result()
+        # A server that is frozen does not answer the request to cancel either: let that go on without us.
+        task.cancel()
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+        raise DatabaseUnavailable(f"no answer within {self._config.place_wait_s:g} s")
 
-        async def work() -> Sequence[asyncpg.Record]:
-            async with asyncio.timeout(self._config.place_wait_s), pool.acquire() as connection:
-                return list(await connection.fetch(query(name), *arguments))
+    async def _pooled(self, text: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+        assert self._pool is not None
+        async with self._pool.acquire() as connection:
+            return list(await connection.fetch(text, *arguments))
 
-        return await _guarded(work)
+    def _forget(self, task: asyncio.Future[Sequence[asyncpg.Record]]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("database.late_failure", error=repr(task.exception()))
 
     def session(self) -> "Session":
         """A connection of one's own."""

@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+REQUEST_ID = web.RequestKey("request_id", str)
+"""What the log and the X-Request-Id header call a request."""
+
 
 class ApiError(Exception):
     """An answer that is an error."""
@@ -208,7 +211,7 @@ def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRou
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = f"{run}-{next(numbers):x}"
+        request_id = request[REQUEST_ID] = f"{run}-{next(numbers):x}"
         response = await _answer(request, handler, request_id)
         response.headers["X-Request-Id"] = request_id
         metrics.requests.labels(_route(request), response.status).inc()

@@ -275,6 +275,7 @@ class Shard:
 
     def _act_on(self, event: TradeEvent, now: datetime) -> None:
         trade = event.trade
+        log.debug("trade.changed", trade_id=str(trade.trade_id), status=event.status.value, reason=event.reason)
         self._metrics.trades.labels(event.status.value).inc()
         if event.status is Status.IN_PROGRESS:
             self._desk.send(trade)

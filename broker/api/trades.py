@@ -8,6 +8,7 @@ from typing import Annotated
 from uuid import UUID
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from broker.auth import Authenticator, Caller
@@ -16,10 +17,12 @@ from broker.config import Config
 from broker.core.messages import PlaceTrade
 from broker.core.trading import PLACED_REASON
 from broker.core.types import QUANTITY_MAX, SYMBOL_PATTERN, Side, Status, Symbol, Trade, TradeId
-from broker.http import ApiError, convert, json_response, parse_json, read_body
+from broker.http import REQUEST_ID, ApiError, convert, json_response, parse_json, read_body
 from broker.metrics import Metrics
 from broker.reading import Reading, TradeFilter
 from broker.shards import Shards
+
+log = structlog.get_logger()
 
 
 class PlaceTradeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,6 +103,7 @@ class TradesApi:
             sentence = f"This Idempotency-Key placed trade {placed.trade.trade_id}, with another body."
             raise ApiError(422, "idempotency_key_reused", sentence)
         self._metrics.place_seconds.observe(perf_counter() - began)
+        log.debug("trade.placed", trade_id=str(placed.trade.trade_id), request_id=request[REQUEST_ID])
         return _placed_response(placed)
 
     async def get(self, request: web.Request) -> web.Response:

@@ -74,12 +74,22 @@ class System:
         assert line, f"{command} did not start: {(self.folder / f'{command}.log').read_text()[-2000:]}"
         return process, json.loads(line)
 
+    @property
+    def postmaster(self) -> int:
+        """The process id of the broker's PostgreSQL."""
+        return int((self.folder / "broker" / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
+
+    async def signal_postgres(self, number: signal.Signals) -> None:
+        """Send a signal to the postmaster and all of its processes."""
+        children = await asyncio.create_subprocess_exec("pgrep", "-P", str(self.postmaster), stdout=PIPE)
+        out, _ = await children.communicate()
+        for pid in (self.postmaster, *map(int, out.split())):
+            os.kill(pid, number)
+
     async def kill(self, what: str) -> None:
         """SIGKILL one of them and, unless it comes back by itself, start it again."""
         if what == "postgres":
-            lock = self.folder / "broker" / "postgres"
-            pid = int(next(lock.rglob("postmaster.pid")).read_text().split("\n", 1)[0])
-            os.kill(pid, signal.SIGKILL)  # the broker starts it again
+            os.kill(self.postmaster, signal.SIGKILL)  # the broker starts it again
             return
         process = self.broker if what == "broker" else self.exchange
         assert process is not None

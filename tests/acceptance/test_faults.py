@@ -3,12 +3,16 @@
 import asyncio
 import json
 import random
+import signal
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
-from tests.acceptance.system import Clients, System, check
+from tests.acceptance.system import Clients, System, all_end, check
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -77,15 +81,77 @@ async def test_kill_9_in_the_middle_loses_nothing_and_settles_nothing_twice(what
 async def test_whatever_the_exchange_does_the_end_is_the_same(faults: list[str], tmp_path: Path) -> None:
     async with System(tmp_path, faults=faults) as system:
         clients = Clients(system, random.Random(7))
-        await clients.run(clients=16, trades=480)
+        await clients.run(clients=16, trades=320)
         trades = await check(system, clients, within_s=60)
-        assert len(trades) == clients.count == 480
+        assert len(trades) == clients.count == 320
         reasons = Counter(trade["reason"] for trade in trades.values() if trade["status"] == "REJECTED")
         if "--reject" in faults:
             assert reasons["random error"] > 50
         others = [reason for reason in reasons if not reason.startswith(("insufficient", "random error"))]
         assert not others
         assert not await system.fetch("SELECT * FROM inbox")
+
+
+async def test_an_idempotency_key_holds_across_kill_9(tmp_path: Path) -> None:
+    async with System(tmp_path) as system, aiohttp.ClientSession() as http:
+
+        async def place(quantity: int) -> tuple[int, Any, str | None]:
+            headers = {"Idempotency-Key": "k1", "Authorization": f"Bearer {system.ready['customers'][0]['token']}"}
+            body = {"stockTicker": "AAPL", "type": "BUY", "quantity": quantity}
+            async with http.post(system.ready["url"] + "/api/v1/trades", json=body, headers=headers) as response:
+                return response.status, await response.json(), response.headers.get("Idempotency-Replayed")
+
+        first = await place(3)
+        await system.kill("broker")
+        assert await place(3) == (201, first[1], "true")
+        assert (await place(4))[0] == 422
+        assert len(await all_end(system, 30)) == 1
+
+
+async def test_a_frozen_database_is_a_503_within_two_seconds_and_nothing_is_half_done(tmp_path: Path) -> None:
+    async with System(tmp_path) as system, aiohttp.ClientSession() as http:
+        tokens = [customer["token"] for customer in system.ready["customers"]]
+
+        async def call(method: str, path: str, token: str) -> tuple[int, str | None, float]:
+            began = time.monotonic()
+            body = {"stockTicker": "AAPL", "type": "BUY", "quantity": 1} if method == "POST" else None
+            headers = {"Authorization": f"Bearer {token}"}
+            async with http.request(method, system.ready["url"] + path, json=body, headers=headers) as response:
+                answer = await response.json()
+                assert response.status == 201 or answer["code"] == "database_unavailable", answer
+                return response.status, response.headers.get("Retry-After"), time.monotonic() - began
+
+        assert (await call("POST", "/api/v1/trades", tokens[0]))[0] == 201
+        await system.signal_postgres(signal.SIGSTOP)
+        try:
+            calls = [call("POST", "/api/v1/trades", token) for token in tokens]
+            calls += [call("GET", path, tokens[0]) for path in ("/api/v1/trades", "/api/v1/balance")]
+            answers = await asyncio.gather(*calls)
+        finally:
+            await system.signal_postgres(signal.SIGCONT)
+        assert {(status, retry) for status, retry, _ in answers} == {(503, "1")}
+        assert max(seconds for _, _, seconds in answers) < 2.0
+        clients = Clients(system, random.Random(5))
+        await clients.run(clients=4, trades=40)  # it serves again, without anybody's help
+        assert clients.count > 30
+        await check(system, clients)
+
+
+async def test_sigterm_under_load_ends_in_time_and_loses_nothing(tmp_path: Path) -> None:
+    async with System(tmp_path) as system:
+        clients = Clients(system, random.Random(9))
+        load = asyncio.create_task(clients.run(clients=16, trades=3_000))
+        await asyncio.sleep(1)
+        assert system.broker is not None
+        began = time.monotonic()
+        system.broker.terminate()
+        assert await asyncio.wait_for(system.broker.wait(), 5) == 0
+        assert time.monotonic() - began < 5
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+        assert clients.count > 50
+        await system.start_broker()
+        await check(system, clients)
 
 
 async def test_a_closed_market_says_so(tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """The operator's API: customers and cash, over real HTTP, down to the postings in the database."""
 
 import asyncio
-import json
 from typing import Any
-
-import pytest
 
 from tests.conftest import Broker, Client
 
@@ -92,31 +89,47 @@ async def test_a_customer_needs_no_more_than_a_request(broker: Broker) -> None:
         "lastModified": balance["lastModified"],
     }
     assert await booked(broker) == []
-    assert await post_raw(broker, CUSTOMERS, "") != (500, {})
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["Ünïcødé 株式 🐘", "O'Brien\"; DROP TABLE customer; --", "<script>alert(1)</script>", "x" * 200, "🐘" * 200, " "]
-    + ["%s {0} \\n $1", "\u202eeman", "null", "A\u0301"],
+async def test_no_body_at_all_makes_a_customer_too(broker: Broker) -> None:
+    status, created = await post_raw(broker, CUSTOMERS, "")
+    assert (status, created.keys()) == (201, {"customerId", "keyId", "secret", "token"})
+
+
+NAMES = (
+    *(
+        "Ünïcødé 株式 🐘",
+        "O'Brien\"; DROP TABLE customer; --",
+        "<script>alert(1)</script>",
+        "%s {0} \\n $1",
+        "null",
+        " ",
+    ),
+    *("x" * 200, "🐘" * 200, "\u202eeman", "A\u0301"),
 )
-async def test_a_name_is_kept_letter_by_letter(broker: Broker, name: str) -> None:
-    _, created = await create(broker, name=name)
-    _, shown = await broker.operator.call("GET", f"{CUSTOMERS}/{created['customerId']}")
-    assert shown["name"] == name
+
+
+async def test_a_name_is_kept_letter_by_letter(broker: Broker) -> None:
+    found = []
+    for name in NAMES:
+        _, created = await create(broker, name=name)
+        _, shown = await broker.operator.call("GET", f"{CUSTOMERS}/{created['customerId']}")
+        found.append(shown["name"])
+    assert found == list(NAMES)
 
 
 CASH = {
     '"100000.00"': "100000.00",
     '"100"': "100.00",
     '"0.0001"': "0.0001",
-    '"100.1250"': "100.125",
+    '"100.1250"': "100.1250",
     "100": "100.00",
     "0": "0.00",
     "-0": "0.00",
     '"0"': "0.00",
     "100.5": "100.50",
     "0.0001": "0.0001",
+    "1e-3": "0.0010",
     "9007199254740993.0": None,  # more than the limit, and more than a float can count
     "123456789.1234": "123456789.1234",
     "0.1": "0.10",
@@ -125,7 +138,7 @@ CASH = {
     "10000000000.0001": None,
 }
 NO_CASH = r"""
-    "-1" -1 -0.0001 "1.00001" 1.00001 NaN "NaN" Infinity "Infinity" "inf" "1e5" 1e5 1E+999999 1e-3 1e400 true false null
+    "-1" -1 -0.0001 "1.00001" 1.00001 NaN "NaN" Infinity "Infinity" "inf" "1e5" 1e5 1E+999999 1e-5 1e400 true false null
     [] ["1"] {} "" "\u0020" "\u00201" "1\u0020" "1\n" "1_000" "1,000" "$1" "+1" "--1" "0x1" "\uff11" "\u0661" "1." ".5"
     "\u0000" "\ud800" 10000000001 "10000000000.0001" 1000000000000000000000000000000 -1000000000000000000000000000000
     """
@@ -169,10 +182,7 @@ async def test_an_account_type_that_does_not_exist_yet_says_so(broker: Broker) -
     assert error == {"error": sentence, "code": "invalid_request"}
 
 
-@pytest.mark.parametrize(
-    "id_", ["1", "0", "-1", "999999999999999999", "9" * 30, "abc", "1001.0", "%00", "%D9%A1", "%20"]
-)
-async def test_an_unknown_customer_is_a_404_everywhere(broker: Broker, id_: str) -> None:
+async def test_an_unknown_customer_is_a_404_everywhere(broker: Broker) -> None:
     calls: list[tuple[str, str, object]] = [
         ("GET", "", None),
         ("POST", "/suspend", None),
@@ -184,9 +194,13 @@ async def test_an_unknown_customer_is_a_404_everywhere(broker: Broker, id_: str)
         ("POST", "/credits", {"amount": "1.00", "reference": "r"}),
         ("POST", "/debits", {"amount": "1.00", "reference": "r"}),
     ]
-    operator = broker.operator
-    answers = [code(await operator.call(method, f"{CUSTOMERS}/{id_}{path}", body)) for method, path, body in calls]
-    assert answers == [(404, "no_such_customer")] * len(calls)
+    wrong = []
+    for id_ in ("1", "0", "-1", "999999999999999999", "9" * 30, "abc", "1001.0", "%00", "%D9%A1", "%20"):
+        for method, path, body in calls:
+            answer = code(await broker.operator.call(method, f"{CUSTOMERS}/{id_}{path}", body))
+            if answer != (404, "no_such_customer"):
+                wrong.append((method, id_, path, answer))
+    assert wrong == []
     assert await booked(broker) == []
 
 
@@ -222,7 +236,9 @@ async def test_the_same_reference_again_is_the_same_movement(broker: Broker) -> 
     again = await credit(broker, customer, 10, "r-1")
     assert (first[0], again[0]) == (201, 200)
     assert again[1] == first[1]
-    assert await debit(broker, customer, "4.00", "r-2") == (201, (await debit(broker, customer, "4.00", "r-2"))[1])
+    first, again = await debit(broker, customer, "4.00", "r-2"), await debit(broker, customer, "4", "r-2")
+    assert (first[0], again[0]) == (201, 200)
+    assert again[1] == first[1]
     assert await amount_of(customer) == "6.00"
     assert len(await booked(broker)) == 4
 
@@ -284,12 +300,13 @@ async def test_what_is_no_movement_is_refused_and_none_is_made(broker: Broker) -
     assert await booked(broker) == before
 
 
-@pytest.mark.parametrize("reference", ["x" * 200, "Überweisung № 7 🐘", "' OR 1=1; --", " ", "r/1?#&"])
-async def test_a_reference_may_be_any_printable_text(broker: Broker, reference: str) -> None:
+async def test_a_reference_may_be_any_printable_text(broker: Broker) -> None:
     customer = await broker.customer(cash="0")
-    status, movement = await credit(broker, customer, "1.00", reference)
-    assert (status, movement["reference"]) == (201, reference)
-    assert [row[1] for row in await booked(broker)] == [reference] * 2
+    references = ["x" * 200, "Überweisung № 7 🐘", "' OR 1=1; --", " ", "r/1?#&"]
+    for reference in references:
+        status, movement = await credit(broker, customer, "1.00", reference)
+        assert (status, movement["reference"]) == (201, reference)
+    assert {row[1] for row in await booked(broker)} == set(references)
 
 
 async def test_concurrent_movements_add_up(broker: Broker) -> None:
@@ -325,17 +342,3 @@ async def test_concurrent_debits_cannot_take_the_same_money_twice(broker: Broker
     assert [status for status, _ in answers].count(201) == 10
     assert {code(answer) for answer in answers} == {(201, ""), (409, "insufficient_funds")}
     assert await amount_of(customer) == "0.00"
-
-
-async def test_a_debit_leaves_what_a_trade_has_reserved(broker: Broker) -> None:
-    customer = await broker.customer(cash="1000.00")
-    placed, taken = await asyncio.gather(customer.place("BUY", "AAPL", 1), debit(broker, customer, "900.00", "r"))
-    trade = await customer.ended(placed[1]["tradeId"])
-    assert (taken[0] == 201) != (trade["status"] == "FILLED") or (await amount_of(customer)).startswith("-") is False
-    _, balance = await customer.call("GET", "/api/v1/balance")
-    assert balance["held"] == "0.00"
-
-
-def test_the_tables_hold_what_they_say() -> None:
-    """Every amount in CASH is JSON."""
-    assert [json.loads(text) for text in CASH]
