@@ -79,6 +79,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE_NAME
         self._fd: int | None = None
+        self._size = 0
         self._folder_fd: int | None = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,14 +107,17 @@ class Journal:
             file.writelines(lines)
         fresh.replace(self._path)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._size = os.fstat(self._fd).st_size
 
     def append(self, lines: Iterable[bytes]) -> None:
-        """Write lines with one call. Raises OSError where the disk does not take all of them."""
+        """Write lines with one call, all or none. Raises OSError where the disk does not take all of them."""
         assert self._fd is not None, "rewrite() comes first"
         data = b"".join(lines)
         written = os.write(self._fd, data)
         if written != len(data):
+            os.ftruncate(self._fd, self._size)  # so that it can be tried again
             raise OSError(f"the journal took {written} of {len(data)} bytes")
+        self._size += written
 
     def close(self) -> None:
         """Release the file and the folder."""

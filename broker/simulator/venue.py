@@ -46,6 +46,8 @@ class Venue:
         self._resting = Agenda[tuple[str, list[int]]](self._fill_due)
         self._numbers = count(1)
         self._journal: Journal | None = None
+        self._unwritten: list[bytes] = []  # what a full disk did not take; bounded, since no orders are taken meanwhile
+        self._untold: list[Callback] = []  # ... and what may be told only after it
         self._broken: str | None = None
 
     async def open(self) -> None:
@@ -67,8 +69,7 @@ class Venue:
 
     def check(self, batch: Iterable[NewOrder | Unreadable] = ()) -> None:
         """Raises Unavailable where these orders cannot be taken, or none at all."""
-        if self._broken is not None:
-            raise Unavailable(self._broken)
+        self._mend()
         if self._orders.open_count >= self._settings.open_max:
             raise Unavailable(f"{self._settings.open_max} orders are open, and no more fit")
         for url, events in Counter(new.callback_url for new in batch if isinstance(new, NewOrder)).items():
@@ -80,6 +81,8 @@ class Venue:
         outcome = self._exchange.accept(batch, self._clock())
         callbacks = self._record(outcome)
         self._rest(outcome.resting)
+        if self._broken is not None:
+            raise Unavailable(self._broken)
         if self.faults.settings.callback_first:
             await self._callbacks.deliver_first(callbacks)
         else:
@@ -88,8 +91,7 @@ class Venue:
 
     def lookup(self, order_ids: Iterable[str]) -> list[OrderState]:
         """The states of those orders that are known. Raises Unavailable where memory is ahead of the journal."""
-        if self._broken is not None:
-            raise Unavailable(self._broken)
+        self._mend()
         found = (self._orders.get(order_id) for order_id in order_ids)
         return [order.state() for order in found if order is not None]
 
@@ -99,31 +101,42 @@ class Venue:
         return self._settings.hours == "always" or hours.is_open(at)
 
     def _record(self, outcome: Outcome) -> list[Callback]:
-        """Write down what changed; the numbered events, which may be told from now on."""
+        """Write down what changed; the numbered events that may be told now: none while the disk is full."""
         callbacks = [Callback(next(self._numbers), url, _ENCODE.encode(event)) for url, event in outcome.events]
-        if self._journal is not None and outcome.changed:
-            self._write([*map(order_line, outcome.changed), *map(callback_line, callbacks)])
-        return callbacks
+        if self._journal is None or not outcome.changed:
+            return callbacks
+        if self._write([*map(order_line, outcome.changed), *map(callback_line, callbacks)]):
+            return callbacks
+        self._untold += callbacks
+        return []
 
-    def _write(self, lines: list[bytes]) -> None:
-        """Raises Unavailable for good where the disk fails: what memory holds may not be told any more."""
+    def _write(self, lines: list[bytes]) -> bool:
+        """Whether these lines, and those before them, are in the journal; else they are tried again later."""
         assert self._journal is not None
-        if self._broken is not None:
-            raise Unavailable(self._broken)
+        self._unwritten += lines
         try:
-            self._journal.append(lines)
+            self._journal.append(self._unwritten)
         except OSError as error:
+            if self._broken is None:
+                log.error("journal.failed", error=str(error))
             self._broken = f"the journal cannot be written: {error}"
-            log.error("journal.failed", error=str(error))
-            raise Unavailable(self._broken) from error
+            return False
+        self._unwritten.clear()
+        if self._broken is not None:
+            self._broken = None
+            log.info("journal.mended", callbacks=len(self._untold))
+            untold, self._untold = self._untold, []
+            self._callbacks.push(untold)
+        return True
+
+    def _mend(self) -> None:
+        """Raises Unavailable while memory is ahead of the journal; what memory holds may not be told meanwhile."""
+        if self._broken is not None and not self._write([]):
+            raise Unavailable(self._broken)
 
     def _acknowledged(self, callbacks: Sequence[Callback]) -> None:
-        if self._journal is None:
-            return
-        try:
+        if self._journal is not None:
             self._write([acked_line(callbacks)])
-        except Unavailable:
-            log.debug("callbacks.acknowledged_unwritten", callbacks=len(callbacks))
 
     def _rest(self, resting: Iterable[tuple[str, list[int]]]) -> None:
         for order_id, parts in resting:
@@ -133,14 +146,10 @@ class Venue:
     def _fill_due(self, due: list[tuple[str, list[int]]]) -> None:
         """The next part of each order whose time has come."""
         callbacks: list[Callback] = []
-        try:
-            for order_id, parts in due:
-                outcome = self._exchange.fill(order_id, parts[0], self._clock())
-                callbacks += self._record(outcome)
-                if len(parts) > 1:
-                    self._resting.add(self.faults.settings.partial_gap_ms / 1000, (order_id, parts[1:]))
-        except Unavailable:
-            return  # nothing is told any more; the next start goes on from the journal
+        for order_id, parts in due:
+            callbacks += self._record(self._exchange.fill(order_id, parts[0], self._clock()))
+            if len(parts) > 1:
+                self._resting.add(self.faults.settings.partial_gap_ms / 1000, (order_id, parts[1:]))
         self._callbacks.push(callbacks)
 
     def _recover(self, journal: Journal) -> list[Callback]:
