@@ -129,7 +129,7 @@ async def main() -> None:
     await database.open()
     quotes = Quotes()
     async with aiohttp.ClientSession() as session:
-        feed = asyncio.create_task(Feed(os.environ["EXCHANGE"], quotes, session, random.Random(1)).run())
+        feed = asyncio.create_task(Feed(os.environ["EXCHANGE"], quotes, session, Config(), random.Random(1)).run())
         await quotes.wait_known(5)
         venue = HttpVenue("sim", os.environ["EXCHANGE"], "", session, 1 << 20)
         plain = Plain(database, venue, quotes)

@@ -48,8 +48,6 @@ VENUE = "sim"
 """The name of the one venue: executions are unique for each venue."""
 _REMEMBERED = 100_000
 """Finished orders that the exchange inside a broker remembers, at 50 MB: the broker asks within a minute."""
-_QUOTES_WITHIN_S = 2.0
-"""How long a start waits for the first prices; without them it starts all the same."""
 
 
 class StartError(Exception):
@@ -150,7 +148,12 @@ def _assemble(
         web.post("/webhooks/exchange", with_body(webhook.handle, config.webhook_body_max, config.body_wait_s)),
     ]
     work = [worker.run() for worker in workers]
-    work += [shards.expire(), desk.run_sending(), desk.run_sweep(), Feed(exchange_url, quotes, session, rng).run()]
+    work += [
+        shards.expire(),
+        desk.run_sending(),
+        desk.run_sweep(),
+        Feed(exchange_url, quotes, session, config, rng).run(),
+    ]
     running = Running(url, exchange_url, database.dsn, admin_token, customers, authenticator, folder)
     return _Parts(running, build_app(config, metrics, routes), shards, quotes, ledgers, work, config)
 
@@ -228,7 +231,7 @@ async def _ready(
     on_ready: Callable[[Running], Awaitable[None]],
     stack: AsyncExitStack,
 ) -> None:
-    await parts.quotes.wait_known(_QUOTES_WITHIN_S)
+    await parts.quotes.wait_known(parts.config.quotes_wait_s)
     recovered = await parts.ledgers[0].customers_with_open_trades()
     await parts.shards.recover(recovered)
     parts.runner = web.AppRunner(

@@ -82,11 +82,19 @@ class Config:
     send_in_flight_max: int = _setting(4, "requests to the exchange at once, so that one slow answer delays few")
     exchange_timeout_s: float = _setting(5.0, "an unanswered call to the exchange counts as unknown after this")
     look_after_s: float = _setting(1.0, "a trade the exchange is silent about is asked for after this, then ever rarer")
+    look_batch_max: int = _setting(100, "trades asked for in one request: their ids must fit into a URL")
     look_max_s: float = _setting(15.0, "... but at least this often, so that none takes more than a minute")
     forgotten_after_s: float = _setting(30.0, "an order the exchange took and then denies for so long is sent again")
     webhook_body_max: int = _setting(1024 * 1024, "bytes in a callback: 256 events of 400 bytes and some room")
     webhook_events_max: int = _setting(256, "events in one callback")
     webhook_window_s: float = _setting(300.0, "an older signature is valid only with what the exchange says when asked")
+
+    feed_message_max: int = _setting(
+        4 * 1024 * 1024, "bytes in a message of the quote feed: 20,000 symbols and some room"
+    )
+    feed_silence_s: float = _setting(10.0, "a feed that does not even answer a ping for so long is connected anew")
+    feed_retry_max_s: float = _setting(5.0, "longest pause before a lost feed is connected again")
+    quotes_wait_s: float = _setting(2.0, "a start waits so long for the first prices, then goes on without them")
 
     pool_max: int = _setting(8, "database connections for reading; the shards have their own")
     database_timeout_s: float = _setting(5.0, "a statement that takes longer has failed; all take milliseconds")

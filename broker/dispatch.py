@@ -25,9 +25,6 @@ from broker.shards import BrokenRule, Unanswered
 
 log = structlog.get_logger()
 
-_LOOK_AT_ONCE = 100
-"""Orders in one question: their ids fit into a URL."""
-
 
 @dataclass(slots=True, eq=False)
 class _Watched:
@@ -171,7 +168,7 @@ class Dispatcher:
     def _overdue(self) -> list[_Watched]:
         found: list[_Watched] = []
         now = self._now()
-        while self._due and self._due[0][0] <= now and len(found) < _LOOK_AT_ONCE:
+        while self._due and self._due[0][0] <= now and len(found) < self._config.look_batch_max:
             due, _, trade_id = heapq.heappop(self._due)
             watched = self._watched.get(trade_id)
             if watched is not None and watched.due == due:  # else it has ended, or is due at another time
@@ -192,8 +189,9 @@ class Dispatcher:
 
         Raises ExchangeUnavailable, and what taking in raises.
         """
-        for start in range(0, len(trade_ids), _LOOK_AT_ONCE):
-            found = await self._exchange.lookup(trade_ids[start : start + _LOOK_AT_ONCE])
+        size = self._config.look_batch_max
+        for start in range(0, len(trade_ids), size):
+            found = await self._exchange.lookup(trade_ids[start : start + size])
             await self._take([report for reports in found.values() for report in reports])
 
     async def _look(self, overdue: Sequence[_Watched]) -> None:

@@ -12,16 +12,11 @@ import aiohttp
 import msgspec
 import structlog
 
+from broker.config import Config
 from broker.core.money import Money, parse_money
 from broker.core.types import Symbol
 
 log = structlog.get_logger()
-
-_MESSAGE_MAX = 4 * 1024 * 1024
-"""Bytes in one message of the feed: a snapshot of 20,000 symbols at 150 bytes, and some room."""
-_SILENCE_MAX_S = 10.0
-"""A feed that says nothing for so long, not even a ping's answer, is connected anew."""
-_RETRY_MAX_S = 5.0
 
 
 @dataclass(slots=True)
@@ -98,10 +93,13 @@ class FeedBroken(Exception):
 class Feed:
     """Follows the exchange's quotes, for ever; a lost or broken feed is connected anew with growing pauses."""
 
-    def __init__(self, url: str, quotes: Quotes, session: aiohttp.ClientSession, rng: random.Random) -> None:
+    def __init__(
+        self, url: str, quotes: Quotes, session: aiohttp.ClientSession, config: Config, rng: random.Random
+    ) -> None:
         self._url = url.rstrip("/") + "/v1/feed"
         self._quotes = quotes
         self._session = session
+        self._config = config
         self._rng = rng
         self._sequence = 0
 
@@ -116,10 +114,12 @@ class Feed:
                 log.warning("feed.lost", error=f"{type(error).__name__}: {error}")
             failures = 1 if self._quotes.known else failures + 1
             self._quotes.clear()
-            await asyncio.sleep(min(0.05 * 2 ** min(failures, 10), _RETRY_MAX_S) * self._rng.uniform(0.5, 1.0))
+            pause = min(0.05 * 2 ** min(failures, 10), self._config.feed_retry_max_s)
+            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
 
     async def _follow(self) -> None:
-        async with self._session.ws_connect(self._url, heartbeat=_SILENCE_MAX_S, max_msg_size=_MESSAGE_MAX) as socket:
+        silence, largest = self._config.feed_silence_s, self._config.feed_message_max
+        async with self._session.ws_connect(self._url, heartbeat=silence, max_msg_size=largest) as socket:
             self._sequence = 0
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:

@@ -74,7 +74,7 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
         f"  Database     {running.dsn}  ({kept})",
     ]
     if customers:
-        lines += ["", "Demo customers:"]
+        lines += ["", "Demo customers, with $100,000.00 each to begin with:"]
         lines += [f"  customer {each.customer_id}  token {each.token}" for each in customers]
         order = '{"stockTicker": "AAPL", "type": "BUY", "quantity": 10}'
         header = f"-H 'Authorization: Bearer {customers[0].token}'"

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from broker.config import Config
 from broker.core.types import Symbol
 from broker.market import Feed, FeedBroken, Quotes
 from tests.builders import AAPL, dollars
@@ -26,7 +27,7 @@ def quotes() -> Quotes:
 
 @pytest.fixture
 def feed(quotes: Quotes) -> Feed:
-    return Feed("http://127.0.0.1:1", quotes, None, random.Random(1))  # type: ignore[arg-type]
+    return Feed("http://127.0.0.1:1", quotes, None, Config(), random.Random(1))  # type: ignore[arg-type]
 
 
 def test_nothing_is_known_before_the_first_message(quotes: Quotes) -> None:
