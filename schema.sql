@@ -71,15 +71,17 @@ CREATE TABLE account (
     CONSTRAINT customers_have_no_credit CHECK (owner_id < 0 OR floor = 0)
 ) WITH (fillfactor = 60);  -- room on the page, so that the frequent updates stay off the index
 
-CREATE TYPE transfer_kind AS ENUM ('fill', 'deposit', 'withdrawal');
+CREATE TYPE transfer_kind AS ENUM ('fill', 'cash');  -- cash: an operator's credit or debit
 
 CREATE TABLE transfer (
     transfer_id uuid PRIMARY KEY,
     kind transfer_kind NOT NULL,
     reference text NOT NULL CHECK (reference <> ''),
-    at timestamptz NOT NULL,
-    UNIQUE (kind, reference)
+    at timestamptz NOT NULL
 );
+-- One settlement for each execution, one booking for each reference of an operator's.
+CREATE UNIQUE INDEX fill_reference ON transfer (reference) WHERE kind = 'fill';
+CREATE UNIQUE INDEX cash_reference ON transfer (reference) WHERE kind = 'cash';
 
 CREATE TABLE posting (
     transfer_id uuid NOT NULL,
@@ -349,7 +351,7 @@ BEGIN
     IF cash > 0 THEN
         INSERT INTO account (owner_id, asset, floor) VALUES (external_owner, '$USD', -9000000000000000000)
             ON CONFLICT DO NOTHING;
-        INSERT INTO transfer VALUES (transfer_id, 'deposit', 'opening:' || created, now());
+        INSERT INTO transfer VALUES (transfer_id, 'cash', 'opening:' || created, now());
         INSERT INTO posting VALUES (transfer_id, created, '$USD', cash), (transfer_id, external_owner, '$USD', -cash);
     END IF;
     RETURN created;

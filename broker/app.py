@@ -120,6 +120,7 @@ def _assemble(
 ) -> _Parts:
     metrics = Metrics()
     quotes = Quotes()
+    metrics.exchange_up.set_function(lambda: float(quotes.known))
     callback_url = (config.public_url or url).rstrip("/") + "/webhooks/exchange"
     venue = HttpVenue(VENUE, exchange_url, callback_url, session, config.webhook_body_max)
     rng = random.Random()  # noqa: S311 - jitter, no secrets
@@ -133,7 +134,7 @@ def _assemble(
         Shard(number, ledger, desk, quotes, lambda: datetime.now(UTC), config, metrics)
         for number, ledger in enumerate(ledgers)
     ]
-    shards = Shards(workers, desk.owner, TradeDirectory(database))
+    shards = Shards(workers, desk.owner, TradeDirectory(database), metrics)
     admin_token = config.admin_token or folder.secret("adminToken")
     authenticator = Authenticator(database, admin_token, config.key_cache_max)
     customers = Customers(database, authenticator, uuid7)

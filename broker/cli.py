@@ -28,6 +28,9 @@ _EXPECTED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     options = parser().parse_args(arguments)
+    if not __debug__:
+        print("broker: Python's -O takes out checks that guard money. Run it without.", file=sys.stderr)
+        return 1
     try:
         return int(options.run(options))
     except _EXPECTED as error:

@@ -76,18 +76,20 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a file, empty where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, PermissionError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def kept_secret(path: Path, name: str, fresh: str) -> str:
     """The secret of that name in a file of secrets; `fresh` becomes it where there is none yet."""
-    known = read_json(path)
-    if name not in known:
-        known[name] = fresh
-        write_private(path, known)
-    return str(known[name])
+    with open(path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a broker and an exchange that start at once must agree on one
+        known = read_json(path)
+        if name not in known:
+            known[name] = fresh
+            write_private(path, known)
+        return str(known[name])
 
 
 def shared_webhook_secret(folder: Path) -> str:

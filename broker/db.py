@@ -43,6 +43,8 @@ def query(name: str) -> str:
 
 
 _STALE = "BR001"
+# Somebody else was faster with the same thing; whoever reads again finds it.
+_STALE_KEYS = {"cash_reference", "trade_idempotency", "trade_customer_id_seq_key"}
 _UNKNOWN_OUTCOME = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -64,9 +66,10 @@ async def _guarded(work: Callable[[], Awaitable[T]]) -> T:
     except _UNKNOWN_OUTCOME as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
     except asyncpg.PostgresError as error:
-        if error.sqlstate == _STALE:
+        constraint = getattr(error, "constraint_name", None)
+        if error.sqlstate == _STALE or constraint in _STALE_KEYS:
             raise StaleAccounts(str(error)) from error
-        raise RefusedByDatabase(str(error), getattr(error, "constraint_name", None)) from error
+        raise RefusedByDatabase(str(error), constraint) from error
 
 
 class Database:

@@ -25,6 +25,9 @@ from broker.shards import BrokenRule, Unanswered
 
 log = structlog.get_logger()
 
+_DOUBLINGS_MAX = 16
+"""Past any sensible look_max_s; without a bound the power overflows after a day of asking."""
+
 
 @dataclass(slots=True, eq=False)
 class _Watched:
@@ -129,7 +132,6 @@ class Dispatcher:
         except ExchangeUnavailable as error:
             self._failed("execute", error, batch)
             return
-        self._metrics.exchange_up.set(1)
         refused: list[Report] = []
         for watched, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Refused):
@@ -145,7 +147,6 @@ class Dispatcher:
     def _failed(self, call: str, error: ExchangeUnavailable, batch: Sequence[_Watched]) -> None:
         """Unknown, not refused: every one of them will be asked about."""
         self._metrics.exchange_failures.labels(call).inc()
-        self._metrics.exchange_up.set(0)
         log.warning("exchange.unavailable", call=call, orders=len(batch), error=str(error))
         for watched in batch:
             self._look_later(watched)
@@ -157,7 +158,8 @@ class Dispatcher:
 
     def _look_later(self, watched: _Watched) -> None:
         """Twice as long after each look, to a bound, with jitter so that many do not come back at once."""
-        delay = min(self._config.look_after_s * 2**watched.looks, self._config.look_max_s)
+        doubled = self._config.look_after_s * 2 ** min(watched.looks, _DOUBLINGS_MAX)
+        delay = min(doubled, self._config.look_max_s)
         self._look_at(watched, self._now() + delay * self._rng.uniform(0.75, 1.0))
 
     def _look_at(self, watched: _Watched, due: float) -> None:
@@ -200,13 +202,12 @@ class Dispatcher:
         except ExchangeUnavailable as error:
             self._failed("lookup", error, overdue)
             return
-        self._metrics.exchange_up.set(1)
         reports: list[Report] = []
         for watched in overdue:
             watched.looks += 1
             known = found.get(watched.trade.trade_id)
             if known is None:
-                self._denied(watched)
+                reports.extend(self._denied(watched))
             else:
                 watched.taken, watched.denied_since = True, None
                 reports.extend(known)
@@ -215,22 +216,30 @@ class Dispatcher:
             self._metrics.sweep_findings.labels("known").inc(len(reports))
             await self._report(reports)
 
-    def _denied(self, watched: _Watched) -> None:
-        """The exchange does not know the order: send it, unless it had said before that it has it."""
-        now = self._now()
+    def _denied(self, watched: _Watched) -> list[Report]:
+        """The exchange does not know the order: send it, unless it had it before; then only when it insists."""
+        now, trade = self._now(), watched.trade
         watched.denied_since = watched.denied_since or now
-        if watched.taken and now - watched.denied_since < self._config.forgotten_after_s:
+        had_it = watched.taken or trade.filled_quantity > 0
+        if had_it and now - watched.denied_since < self._config.forgotten_after_s:
             self._metrics.sweep_findings.labels("denied").inc()
             self._look_at(watched, now + self._config.forgotten_after_s / 4)
-        elif watched.trade.filled_quantity:
-            # It filled a part and forgot the rest: sending the order again could buy that part twice.
-            self._metrics.sweep_findings.labels("forgotten_partial").inc()
-            log.error("exchange.forgot_partial", trade_id=str(watched.trade.trade_id))
+        elif trade.filled_quantity:
+            # It filled a part and lost the rest. Sending the order again could fill that part twice: it ends here.
+            self._metrics.sweep_findings.labels("lost_after_partial").inc()
+            log.error("exchange.lost_order_after_partial_fill", trade_id=str(trade.trade_id))
             self._look_later(watched)
+            return [self._lost(trade)]
         else:
             self._metrics.sweep_findings.labels("resent").inc()
             watched.taken, watched.denied_since = False, None
-            self._queue(watched.trade.trade_id)
+            self._queue(trade.trade_id)
+        return []
+
+    def _lost(self, trade: Trade) -> Report:
+        filled = trade.filled_quantity
+        reason = f"the exchange lost the order after it had filled {filled} of {trade.quantity} {trade.symbol}"
+        return Report(trade.trade_id, ReportType.CANCELLED, self._venue, filled_quantity=filled, reason=reason)
 
     async def _report(self, reports: Sequence[Report]) -> None:
         """Take reports in; where that is not possible now, the sweep will ask again."""

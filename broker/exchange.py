@@ -75,7 +75,11 @@ class _State(msgspec.Struct):
 
 
 class _States(msgspec.Struct):
-    orders: list[_State]
+    orders: list[msgspec.Raw]
+
+
+class _Id(msgspec.Struct):
+    id: UUID
 
 
 class _Event(msgspec.Struct):
@@ -93,6 +97,8 @@ _REASON_MAX = 200
 
 _results = msgspec.json.Decoder(list[_Result])
 _states = msgspec.json.Decoder(_States)
+_state = msgspec.json.Decoder(_State)
+_id = msgspec.json.Decoder(_Id)
 _events = msgspec.json.Decoder(_Event | list[_Event])
 
 
@@ -191,10 +197,18 @@ class HttpVenue:
         """See Exchange."""
         answer = await self._call("GET", "/v1/orders?ids=" + ",".join(map(str, trade_ids)))
         try:
-            states = _states.decode(answer).orders
-            return {TradeId(state.id): _reports(state, self.name) for state in states}
+            return dict(self._known(raw) for raw in _states.decode(answer).orders)
         except ValueError as error:
             raise ExchangeUnavailable(f"the state of an order is not in the contract's form: {error}") from error
+
+    def _known(self, raw: msgspec.Raw) -> tuple[TradeId, list[Report]]:
+        """One order's reports; none where its state is not in form, so that it spoils no other order's answer."""
+        trade_id = TradeId(_id.decode(raw).id)
+        try:
+            return trade_id, _reports(_state.decode(raw), self.name)
+        except ValueError as error:
+            log.error("exchange.state_not_in_form", trade_id=str(trade_id), error=str(error))
+            return trade_id, []
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json"} if body else None

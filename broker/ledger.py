@@ -104,8 +104,8 @@ class Ledger:
         batch = _Batch()
         for event in events:
             if isinstance(event, CashMoved):
-                kind = "deposit" if event.amount > 0 else "withdrawal"
-                self._post(batch, kind, event.reference, cash_postings(event.customer_id, self._external, event.amount))
+                lines = cash_postings(event.customer_id, self._external, event.amount)
+                self._post(batch, "cash", event.reference, lines)
             else:
                 self._trade_event(batch, event)
         return batch

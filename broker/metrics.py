@@ -62,7 +62,7 @@ class Metrics:
         self.sent = counter("orders_sent", "Orders sent to the exchange, repeats included")
         self.exchange_failures = counter("exchange_failures", "Calls to the exchange without a usable answer", "call")
         self.sweep_findings = counter("sweep_findings", "What asking about overdue trades found", "found")
-        self.exchange_up = gauge("exchange_up", "1 while the exchange answers")
+        self.exchange_up = gauge("exchange_up", "1 while the exchange's quotes are heard")
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 

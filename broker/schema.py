@@ -29,7 +29,10 @@ async def install(dsn: str) -> None:
                 await connection.execute(schema_text())
             found = await connection.fetchval("SELECT max(version) FROM broker.schema_version")
     except asyncpg.InsufficientPrivilegeError as error:
-        sentence = f"The database role may not install the schema ({error}). Connect as the database's owner."
+        sentence = (
+            f"The database role may not install the schema ({error}). It must own the database and have CREATEROLE; "
+            "where another role made the role broker_runtime, that one must grant it to this one WITH ADMIN OPTION."
+        )
         raise SchemaError(sentence) from error
     finally:
         await connection.close()

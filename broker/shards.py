@@ -316,11 +316,16 @@ class Shards:
     """All the shards: who asks for a customer gets its shard."""
 
     def __init__(
-        self, shards: Sequence[Shard], desk_owner: Callable[[TradeId], CustomerId | None], directory: Directory
+        self,
+        shards: Sequence[Shard],
+        desk_owner: Callable[[TradeId], CustomerId | None],
+        directory: Directory,
+        metrics: Metrics,
     ) -> None:
         self._shards = shards
         self._desk_owner = desk_owner
         self._directory = directory
+        self._metrics = metrics
 
     def submit(self, customer_id: CustomerId, command: Command) -> Awaitable[Any]:
         """Queue a command at the customer's shard. Raises Overloaded; awaiting may raise Unanswered or BrokenRule."""
@@ -340,6 +345,7 @@ class Shards:
             if unknown:
                 log.error("exchange.unknown_trade", reports=[repr(report) for _, report in unknown])
                 await self._directory.record_anomalies(unknown)
+                self._metrics.anomalies.labels(Anomaly.UNKNOWN_TRADE.value).inc(len(unknown))
         replies = [self.submit(owner, report) for report in reports if (owner := owners[report.trade_id]) is not None]
         for reply in replies:
             await reply

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -39,19 +40,24 @@ def add(commands: Any) -> None:
         action.add_argument("customer_id")
         path = {"show": "", "key": "/keys"}.get(name, f"/{name}")
         method = "GET" if name == "show" else "POST"
-        action.set_defaults(call=lambda o, method=method, path=path: (method, f"/{o.customer_id}{path}", None))
+        action.set_defaults(call=lambda o, method=method, path=path: (method, f"{_one(o)}{path}", None))
     revoke = actions.add_parser("revoke", help="end a key")
     revoke.add_argument("customer_id")
     revoke.add_argument("key_id")
-    revoke.set_defaults(call=lambda o: ("DELETE", f"/{o.customer_id}/keys/{o.key_id}", None))
+    revoke.set_defaults(call=lambda o: ("DELETE", f"{_one(o)}/keys/{quote(o.key_id, safe='')}", None))
     for name, help_ in (("credit", "add cash"), ("debit", "take cash")):
         cash = actions.add_parser(name, help=f"{help_}, once for each reference")
         cash.add_argument("customer_id")
         cash.add_argument("amount", help='dollars, like "250.00"')
         cash.add_argument("reference", help="what books this movement, like a bank's reference; never used twice")
         body = lambda o: {"amount": o.amount, "reference": o.reference}  # noqa: E731
-        cash.set_defaults(call=lambda o, path=f"/{name}s", body=body: ("POST", f"/{o.customer_id}{path}", body(o)))
+        cash.set_defaults(call=lambda o, path=f"/{name}s", body=body: ("POST", f"{_one(o)}{path}", body(o)))
     parser.set_defaults(run=_customer)
+
+
+def _one(options: argparse.Namespace) -> str:
+    """The path of the customer that was named, whatever stands there instead of an id."""
+    return "/" + quote(options.customer_id, safe="")
 
 
 def _customer(options: argparse.Namespace) -> int:
@@ -76,3 +82,5 @@ async def _call(url: str, token: str, method: str, path: str, body: Mapping[str,
             return response.status, await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise UsageError(f"The broker at {url} does not answer: {error}.") from error
+    except ValueError as error:
+        raise UsageError(f"What answers at {url} is no stockbroker: it sends no JSON.") from error

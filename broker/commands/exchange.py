@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from broker import log
 from broker.commands.running import UsageError, run_until_signalled
-from broker.config import default_data
+from broker.config import Config, default_data
 from broker.data_folder import shared_webhook_secret
 from broker.exchange import decode_secrets
 from broker.simulator.faults import Misbehaviour
@@ -65,7 +65,9 @@ def add(commands: Any) -> None:
 
 
 def _exchange(options: argparse.Namespace) -> int:
-    log.configure(os.environ.get("BROKER_LOG_LEVEL", "info"))
+    log.configure(Config(log_level=os.environ.get("BROKER_LOG_LEVEL") or "info", port=options.port).log_level)
+    if min(options.tick_ms, options.fill_delay_ms) < 0:
+        raise UsageError("--tick-ms and --fill-delay-ms take milliseconds from 0.")
     try:
         faults = Misbehaviour(**{each.name: getattr(options, each.name) for each in dataclasses.fields(Misbehaviour)})
     except ValueError as error:
@@ -97,7 +99,9 @@ async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool
     except (JournalInUse, JournalDamaged) as error:
         raise UsageError(f"{error}") from error
     except OSError as error:
-        raise UsageError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
+        where = error.filename or f"{settings.host}:{settings.port}"  # only its journal's files have a name
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # not at asyncio's length
+        raise UsageError(f"The exchange cannot use {where}: {why}.") from error
     try:
         ready = {"event": "ready", "url": url}
         text = f"The simulated exchange is ready at {url}\nTrade on it: broker serve --exchange {url}"

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from broker import config as configuration
 from broker import log
 from broker.app import Running, serve
-from broker.commands.running import run_until_signalled
+from broker.commands.running import UsageError, run_until_signalled
 from broker.config import Config
 from broker.demo import DemoCustomer, demo_customers
+
+_DEMO_MAX = 1000
 
 
 def add(commands: Any) -> None:
@@ -35,6 +38,8 @@ def add(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if options.demo is not None and not 0 <= options.demo <= _DEMO_MAX:
+        raise UsageError(f"--demo takes a number of customers from 0 to {_DEMO_MAX}, not {options.demo}.")
     config = configuration.load(vars(options), os.environ)
     log.configure(config.log_level)
 
@@ -71,7 +76,7 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
         f"  API          {running.url}",
         f"  Admin token  {running.admin_token}",
         f"  Exchange     {running.exchange_url}  ({market})",
-        f"  Database     {running.dsn}  ({kept})",
+        f"  Database     {_without_password(running.dsn)}  ({kept})",
     ]
     if customers:
         lines += ["", "Demo customers, with $100,000.00 each to begin with:"]
@@ -86,3 +91,8 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
             f"  curl -s {running.url}/api/v1/balance {header}",
         ]
     return "\n".join([*lines, "", "Stop with Ctrl-C."])
+
+
+def _without_password(dsn: str) -> str:
+    """A DSN as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", re.sub(r"(password=)\S+", r"\1***", dsn))

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -89,7 +90,8 @@ class System:
     async def kill(self, what: str) -> None:
         """SIGKILL one of them and, unless it comes back by itself, start it again."""
         if what == "postgres":
-            os.kill(self.postmaster, signal.SIGKILL)  # the broker starts it again
+            with suppress(ProcessLookupError, FileNotFoundError):  # it is still on its way up from the last time
+                os.kill(self.postmaster, signal.SIGKILL)  # the broker starts it again
             return
         process = self.broker if what == "broker" else self.exchange
         assert process is not None

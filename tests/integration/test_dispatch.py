@@ -142,13 +142,24 @@ async def test_an_order_that_was_taken_and_is_denied_later_is_sent_again_only_af
         assert between.count(("lookup", 1)) >= 3, "it was believed too soon"
 
 
-async def test_an_order_that_filled_a_part_and_is_denied_is_never_sent_again() -> None:
-    async with floor(forgotten_after_s=0.05) as here:
+async def test_an_order_that_filled_a_part_and_is_denied_ends_and_is_never_sent_again() -> None:
+    async with floor(forgotten_after_s=0.2) as here:
         trade = a_trade()
         trade.filled_quantity = 4
         here.desk.watch(trade)
-        await here.called(*[("lookup", 1)] * 5)
-        assert here.metrics.registry.get_sample_value("broker_sweep_findings_total", {"found": "forgotten_partial"})
+        reason = "the exchange lost the order after it had filled 4 of 10 AAPL"
+        await here.heard(Report(trade.trade_id, ReportType.CANCELLED, "sim", None, None, 4, reason))
+        assert here.exchange.calls.count(("lookup", 1)) >= 3, "it was believed too soon"
+        assert ("execute", 1) not in here.exchange.calls
+
+
+async def test_a_trade_that_rests_for_days_is_asked_about_for_days() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = []
+        here.desk.watch(trade)
+        here.desk._watched[trade.trade_id].looks = 100_000
+        await here.called(*[("lookup", 1)] * 3)
 
 
 async def test_a_trade_found_at_work_after_a_restart_is_asked_about_first() -> None:

@@ -101,7 +101,7 @@ async def commit(connection: asyncpg.Connection, **rows: list[Row]) -> None:
         "DELETE FROM account",
         "INSERT INTO account (owner_id, asset, floor) VALUES (1001, 'MSFT', -5)",
         "INSERT INTO posting VALUES (gen_random_uuid(), 1001, '$USD', 5)",
-        "INSERT INTO transfer VALUES (gen_random_uuid(), 'deposit', 'x', now())",
+        "INSERT INTO transfer VALUES (gen_random_uuid(), 'cash', 'x', now())",
         "UPDATE posting SET amount = 1",
         "DELETE FROM execution",
         "TRUNCATE event",
@@ -128,7 +128,7 @@ async def test_the_runtime_role_may_not(statement: str, runtime: asyncpg.Connect
 def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]]]]:
     """Each attack with the rule that must refuse it."""
     t = uuid4()
-    cash = [(t, "deposit", "ref")]
+    cash = [(t, "cash", "ref")]
     return {
         "a transfer that is not balanced": (
             "transfer_balances",
@@ -145,7 +145,7 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
         ),
         "a posting without its transfer": (
             "posting_has_transfer",
-            {"transfers": [(uuid4(), "deposit", "x")], "postings": [(t, first, "$USD", 5), (t, second, "$USD", -5)]},
+            {"transfers": [(uuid4(), "cash", "x")], "postings": [(t, first, "$USD", 5), (t, second, "$USD", -5)]},
         ),
         "balanced, but overdraws": (
             "never_overdrawn",
@@ -168,9 +168,9 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             {"placed": [new_trade(uuid4(), second, seq=1, hold=5, side="SELL")]},
         ),
         "the same reference twice": (
-            "transfer_kind_reference_key",
+            "cash_reference",
             {
-                "transfers": [(t, "deposit", f"opening:{first}")],
+                "transfers": [(t, "cash", f"opening:{first}")],
                 "postings": [(t, first, "$USD", 5), (t, -2, "$USD", -5)],
             },
         ),
@@ -224,7 +224,7 @@ async def test_an_overflow_is_an_error_and_not_a_wrong_figure(
     t = uuid4()
     lines = [(t, customers[0], "$USD", 2**63 - 1), (t, -2, "$USD", -(2**63 - 1))]
     with pytest.raises((asyncpg.NumericValueOutOfRangeError, asyncpg.CheckViolationError)):
-        await commit(runtime, transfers=[(t, "deposit", "big")], postings=lines)
+        await commit(runtime, transfers=[(t, "cash", "big")], postings=lines)
 
 
 async def test_a_stale_claim_writes_nothing(runtime: asyncpg.Connection, customers: list[int]) -> None:
@@ -240,7 +240,7 @@ async def test_a_stale_claim_writes_nothing(runtime: asyncpg.Connection, custome
 async def test_a_legal_transfer_passes(runtime: asyncpg.Connection, customers: list[int]) -> None:
     t = uuid4()
     lines = [(t, customers[0], "$USD", -7), (t, customers[1], "$USD", 7)]
-    await commit(runtime, transfers=[(t, "deposit", "legal")], postings=lines)
+    await commit(runtime, transfers=[(t, "cash", "legal")], postings=lines)
     assert await runtime.fetchval("SELECT amount FROM balances WHERE customer_id = $1", customers[1]) == 10_000_007
 
 
@@ -261,7 +261,7 @@ async def test_even_the_owner_cannot_post_what_does_not_balance(
     owner: asyncpg.Connection, customers: list[int]
 ) -> None:
     t = uuid4()
-    await owner.execute("INSERT INTO transfer VALUES ($1, 'deposit', 'o', now())", t)
+    await owner.execute("INSERT INTO transfer VALUES ($1, 'cash', 'o', now())", t)
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await owner.execute("INSERT INTO posting VALUES ($1, $2, '$USD', 5)", t, customers[0])
     assert refusal.value.constraint_name == "transfer_balances"

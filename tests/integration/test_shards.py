@@ -173,6 +173,22 @@ async def test_cash_is_booked_once_whatever_happens_to_the_commit(bench: Bench) 
     assert [row["amount"] for row in await bench.fetch("SELECT amount FROM balances")] == [50_000]
 
 
+async def test_a_reference_is_booked_once_for_all_customers_and_shards(dsn: str) -> None:
+    async with at_work(dsn) as one, at_work(dsn) as other:
+        customers = await one.customer("0"), await other.customer("0")
+        for number in range(20):
+            booked = await asyncio.gather(
+                *(
+                    worker.shard.submit(customer, MoveCash(customer, Money(amount), f"ref-{number}"))
+                    for worker, customer, amount in zip((one, other), customers, (7, 9), strict=True)
+                )
+            )
+            assert booked[0].moved == booked[1].moved, "both booked it"
+            assert [each.replayed for each in booked].count(False) == 1
+        assert len(await one.fetch("SELECT FROM transfer")) == 20
+        await one.books_are_right()
+
+
 async def test_two_workers_that_both_believe_they_own_a_customer_cannot_break_its_money(dsn: str) -> None:
     async with at_work(dsn) as one, at_work(dsn) as other:
         customer = await one.customer("1000")

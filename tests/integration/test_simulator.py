@@ -669,7 +669,9 @@ async def test_lost_events_stay_lost_after_a_restart(broker, tmp_path):
         assert broker.ended() == {order_id}
 
 
-async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promising_until_it_can(broker, tmp_path, monkeypatch):
+async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promising_until_it_can(
+    broker, tmp_path, monkeypatch
+):
     def full(fd: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
