@@ -4,6 +4,7 @@ One TaskGroup holds every eternal task; if one of them ends, that is an error an
 """
 
 import asyncio
+import os
 import random
 import secrets
 import socket
@@ -213,9 +214,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        sentence = (
-            f"Cannot listen on {host}:{port}: {error.strerror}. Name another port with --port, or 0 for a free one."
-        )
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # not at Python's length
+        sentence = f"Cannot listen on {host}:{port}: {why}. Name another port with --port, or 0 for a free one."
         raise StartError(sentence) from error
 
 

@@ -86,6 +86,11 @@ def kept_secret(path: Path, name: str, fresh: str) -> str:
     with open(path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a broker and an exchange that start at once must agree on one
         known = read_json(path)
+        if not known and path.exists():
+            sentence = (
+                f"The file {path} is damaged. Put it back from a backup, or remove it: new secrets are made then."
+            )
+            raise DataFolderError(sentence)
         if name not in known:
             known[name] = fresh
             write_private(path, known)

@@ -28,7 +28,10 @@ class DemoCustomer:
 async def demo_customers(running: Running, count: int) -> list[DemoCustomer]:
     """The data folder's first `count` demo customers; those that are missing, or of another database, are made."""
     file = running.folder.path / "demo.json"
-    known = [DemoCustomer(**each) for each in read_json(file).get("customers", [])]
+    try:
+        known = [DemoCustomer(**each) for each in read_json(file).get("customers", [])]
+    except TypeError:  # not what we wrote: make new ones
+        known = []
     customers = [each for each in known if await _still_valid(running, each)]
     while len(customers) < count:
         created = await running.customers.create(f"Demo {len(customers) + 1}", "cash", CASH)

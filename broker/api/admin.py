@@ -155,7 +155,9 @@ class AdminApi:
     async def _move(self, request: web.Request, sign: int) -> web.Response:
         wanted = convert(await self._body(request), CashRequest)
         if wanted.reference.startswith(_OPENING):
-            raise ApiError(400, "invalid_request", f"reference must not begin with {_OPENING}: the broker's own do.")
+            raise ApiError(
+                400, "invalid_request", f'reference must not begin with "{_OPENING}", as the broker\'s own do.'
+            )
         customer_id = _customer_id(request)
         await self._found(self._customers.get(customer_id))
         command = MoveCash(customer_id, Money(sign * _amount("amount", wanted.amount, 1)), wanted.reference)

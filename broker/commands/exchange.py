@@ -91,7 +91,7 @@ async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool
     text = os.environ.get("BROKER_WEBHOOK_SECRETS") or shared_webhook_secret(default_data())
     try:
         key = decode_secrets(text)[0]
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise UsageError(f"BROKER_WEBHOOK_SECRETS cannot be used: {error}.") from error
     exchange = SimulatedExchange(settings, key)
     try:

@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-import pytest
-
 from tests.conftest import Broker, Client
 
 CUSTOMERS = "/admin/v1/customers"
@@ -338,7 +336,6 @@ async def test_one_reference_for_many_at_once_books_one(broker: Broker) -> None:
     assert [row[3] for row in await booked(broker)] == [100_000, -100_000]
 
 
-@pytest.mark.xfail(strict=True, reason="schema.sql: transfer is unique by (kind, reference), so two shards book both")
 async def test_one_reference_for_a_credit_and_a_debit_at_once_books_one(broker: Broker) -> None:
     customers = [await broker.customer(cash="100.00") for _ in range(2)]
     for number in range(20):

@@ -55,6 +55,25 @@ def value(family: Metric, suffix: str = "", **labels: str) -> float:
     return found
 
 
+def is_ours(name: str) -> bool:
+    return name.startswith("broker_") and not name.endswith("_created")
+
+
+def by_label(family: Metric, suffix: str = "") -> dict[str, float]:
+    """The samples of a family with one label, by what that says."""
+    return {
+        label: sample.value
+        for sample in family.samples
+        for label in sample.labels.values()
+        if sample.name == family.name + suffix
+    }
+
+
+def series(families: dict[str, Metric]) -> set[tuple[str, ...]]:
+    """Every line of /metrics without its figure."""
+    return {(sample.name, *sample.labels.values()) for family in families.values() for sample in family.samples}
+
+
 # ------------------------------------------------------------------ health
 
 
@@ -155,25 +174,6 @@ async def test_the_metrics_know_no_customer_and_do_not_grow_with_what_is_sent(br
     shown = {label for family in after.values() for sample in family.samples for label in sample.labels.values()}
     unfit = {"WORD0", placed["tradeId"], customer.customer_id, customer.token, broker.running.admin_token}
     assert shown & unfit == set()
-
-
-def is_ours(name: str) -> bool:
-    return name.startswith("broker_") and not name.endswith("_created")
-
-
-def by_label(family: Metric, suffix: str = "") -> dict[str, float]:
-    """The samples of a family with one label, by what that says."""
-    return {
-        label: sample.value
-        for sample in family.samples
-        for label in sample.labels.values()
-        if sample.name == family.name + suffix
-    }
-
-
-def series(families: dict[str, Metric]) -> set[tuple[str, ...]]:
-    """Every line of /metrics without its figure."""
-    return {(sample.name, *sample.labels.values()) for family in families.values() for sample in family.samples}
 
 
 # ------------------------------------------------------------------ every answer

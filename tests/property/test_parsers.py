@@ -81,6 +81,8 @@ orders = bodies(
 @given(orders)
 @example(b'{"stockTicker": "AAPL", "type": "BUY", "quantity": 1E+999999}')
 @example(b'{"stockTicker": "\\ud800", "type": "BUY", "quantity": 1}')
+@example(b'{"stockTicker": "AAPL", "type": "\\ud800", "quantity": 1}')
+@example(b'{"\\ud800": 1}')
 @example(b"[" * 100_000)
 def test_any_body_is_an_order_or_a_400(body: bytes) -> None:
     try:
