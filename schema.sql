@@ -297,6 +297,7 @@ CREATE FUNCTION commit_batch(decided_at timestamptz, claims claim[], opened acco
     RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = broker, pg_temp AS $$
 DECLARE
     claimed bigint;
+    changed bigint;
 BEGIN
     UPDATE account SET version = account.version + 1
         FROM unnest(claims) AS c
@@ -314,6 +315,11 @@ BEGIN
         UPDATE trade SET status = s.status, reason = s.reason, hold = s.hold, filled_quantity = s.filled_quantity,
                 filled_value = s.filled_value, events = s.events, updated_at = decided_at
             FROM unnest(settled) AS s WHERE trade.trade_id = s.trade_id;
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed <> cardinality(settled) THEN
+            RAISE EXCEPTION 'a trade that is to change does not exist'
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
+        END IF;
     END IF;
     IF cardinality(transfers) > 0 THEN
         INSERT INTO transfer SELECT transfer_id, kind, reference, decided_at FROM unnest(transfers);
@@ -331,6 +337,11 @@ BEGIN
         UPDATE trade SET status = s.status, reason = s.reason, hold = s.hold, filled_quantity = s.filled_quantity,
                 filled_value = s.filled_value, events = s.events, updated_at = decided_at
             FROM unnest(started) AS s WHERE trade.trade_id = s.trade_id;
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed <> cardinality(started) THEN
+            RAISE EXCEPTION 'a trade that is to change does not exist'
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
+        END IF;
     END IF;
     IF cardinality(logged) > 0 THEN
         INSERT INTO event SELECT *, decided_at FROM unnest(logged);

@@ -64,7 +64,7 @@ class Plain:
 
     async def place(self, request: web.Request) -> web.Response:
         """POST /api/v1/trades."""
-        caller = await Authenticator(self.database, "", 1).customer(request.headers["Authorization"])
+        caller = await Authenticator(self.database, "", Config()).customer(request.headers["Authorization"])
         body = orjson.loads(await request.read())
         command = PlaceTrade(
             TradeId(uuid7()), caller.customer_id, Symbol(body["stockTicker"]), Side(body["type"]), body["quantity"]

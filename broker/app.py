@@ -29,7 +29,7 @@ from broker.auth import Authenticator
 from broker.config import Config, ConfigError, default_data
 from broker.customers import Customers
 from broker.data_folder import DataFolder, shared_webhook_secret
-from broker.db import Database
+from broker.db import Database, DatabaseUnavailable
 from broker.dispatch import Dispatcher
 from broker.embedded import EmbeddedPostgres
 from broker.exchange import HttpVenue, Webhook
@@ -135,9 +135,10 @@ def _assemble(
         Shard(number, ledger, desk, quotes, lambda: datetime.now(UTC), config, metrics)
         for number, ledger in enumerate(ledgers)
     ]
-    shards = Shards(workers, desk.owner, TradeDirectory(database), metrics)
+    directory = TradeDirectory(database)
+    shards = Shards(workers, desk.owner, directory, metrics)
     admin_token = config.admin_token or folder.secret("adminToken")
-    authenticator = Authenticator(database, admin_token, config.key_cache_max)
+    authenticator = Authenticator(database, admin_token, config)
     customers = Customers(database, authenticator, uuid7)
     reading = Reading(database)
     webhook = Webhook(
@@ -150,6 +151,7 @@ def _assemble(
         web.post("/webhooks/exchange", with_body(webhook.handle, config.webhook_body_max, config.body_wait_s)),
     ]
     work = [worker.run() for worker in workers]
+    work += [_recover(directory, shards, config.recover_every_s)]
     work += [
         shards.expire(),
         desk.run_sending(),
@@ -233,8 +235,6 @@ async def _ready(
     stack: AsyncExitStack,
 ) -> None:
     await parts.quotes.wait_known(parts.config.quotes_wait_s)
-    recovered = await parts.ledgers[0].customers_with_open_trades()
-    await parts.shards.recover(recovered)
     parts.runner = web.AppRunner(
         parts.app,
         access_log=None,
@@ -246,8 +246,21 @@ async def _ready(
     stack.push_async_callback(parts.runner.cleanup)
     await web.SockSite(parts.runner, listener, backlog=1024).start()
     parts.running.folder.write_running(parts.running.url)
-    log.info("broker.ready", url=parts.running.url, recovered_customers=len(recovered))
+    log.info("broker.ready", url=parts.running.url)
     await on_ready(parts.running)
+
+
+async def _recover(directory: TradeDirectory, shards: Shards, every_s: float) -> None:
+    """Take up open trades that no shard has in memory, for ever.
+
+    First those of before the start; later those that a late commit, or one of a process that died, may have left.
+    """
+    while True:
+        try:
+            await shards.recover(await directory.customers_with_open_trades())
+        except DatabaseUnavailable as error:
+            log.warning("recovery.postponed", error=str(error))
+        await asyncio.sleep(every_s)
 
 
 async def _drain(config: Config, parts: _Parts) -> None:

@@ -9,7 +9,9 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from time import monotonic
 
+from broker.config import Config
 from broker.core.types import CustomerId
 from broker.db import Database
 
@@ -67,33 +69,45 @@ def bearer(header: str | None) -> str:
     return token
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key in memory; it is read again when `until` (monotonic seconds) has passed."""
+
+    secret_hash: bytes
+    caller: Caller
+    until: float
+
+
 _NOT_VALID = "This token is not valid, or was revoked."
 
 
 class Authenticator:
     """Turns a token into its customer."""
 
-    def __init__(self, database: Database, admin_token: str, cache_max: int) -> None:
+    def __init__(self, database: Database, admin_token: str, config: Config) -> None:
         self._database = database
         self._admin_hash = _hash(admin_token)
-        self._cache_max = cache_max
-        self._keys: dict[str, tuple[bytes, Caller]] = {}
+        self._cache_max = config.key_cache_max
+        self._cache_s = config.key_cache_s
+        self._keys: dict[str, _Known] = {}
         self._changes = 0
 
     async def customer(self, header: str | None) -> Caller:
         """The customer behind an Authorization header. Raises NotAuthenticated."""
         key_id, _, secret = bearer(header).partition(".")
-        known = self._keys.get(key_id) or await self._load(key_id)
-        if known is None or not hmac.compare_digest(known[0], _hash(secret)):
+        known = self._keys.get(key_id)
+        if known is None or known.until < monotonic():
+            known = await self._load(key_id)
+        if known is None or not hmac.compare_digest(known.secret_hash, _hash(secret)):
             raise NotAuthenticated(_NOT_VALID)
-        return known[1]
+        return known.caller
 
     def require_operator(self, header: str | None) -> None:
         """Raises NotAuthenticated unless the header carries the admin token."""
         if not hmac.compare_digest(self._admin_hash, _hash(bearer(header))):
             raise NotAuthenticated("The admin token is not valid.")
 
-    async def _load(self, key_id: str) -> tuple[bytes, Caller] | None:
+    async def _load(self, key_id: str) -> _Known | None:
         if not key_id.startswith(KEY_ID_PREFIX) or "\0" in key_id:
             return None
         changes = self._changes
@@ -101,7 +115,8 @@ class Authenticator:
         if not rows:
             return None
         row = rows[0]
-        known = row["secret_hash"], Caller(row["customer_id"], key_id, row["status"] == "suspended")
+        caller = Caller(row["customer_id"], key_id, row["status"] == "suspended")
+        known = _Known(row["secret_hash"], caller, monotonic() + self._cache_s)
         if changes != self._changes:  # it may have been revoked while we read: good for this call, not to be kept
             return known
         if len(self._keys) >= self._cache_max:
@@ -112,5 +127,5 @@ class Authenticator:
     def forget(self, customer_id: CustomerId) -> None:
         """A key or the status of this customer changed: read it again at its next call."""
         self._changes += 1
-        for key_id in [key_id for key_id, (_, caller) in self._keys.items() if caller.customer_id == customer_id]:
+        for key_id in [key_id for key_id, known in self._keys.items() if known.caller.customer_id == customer_id]:
             del self._keys[key_id]

@@ -82,6 +82,7 @@ class Decided:
     anomalies: list[tuple[Anomaly, Report]] = field(default_factory=list)
     look_soon: list[TradeId] = field(default_factory=list)
     unfinished: list[CustomerId] = field(default_factory=list)  # more can start: come back to them
+    fenced: set[CustomerId] = field(default_factory=set)  # of a commit whose outcome is unknown
     repeats: int = 0
 
 
@@ -114,6 +115,7 @@ class Batch:
         self._known = known
         self._market = market
         self._limits = limits
+        self._steps_left = 2 * limits.batch_max  # of all customers together: a commit must not grow past its time-out
 
     def decide(self, items: Sequence[Item], *, advance: bool) -> Decided:
         """Every command against its account, in order; then, if wanted, start what can start."""
@@ -124,6 +126,8 @@ class Batch:
                 decided.answers.append((item, None))
                 continue
             decided.touched[item.customer_id] = account
+            if item.retried:
+                decided.fenced.add(item.customer_id)
             if not item.reply.done():  # else its client was told 503, and so it is not done
                 decided.answers.append((item, self._one(item.command, account)))
         if advance:
@@ -189,6 +193,8 @@ class Batch:
     def _advance(self, account: Account) -> None:
         """Start what can start; a long run of refusals goes on in the next batch."""
         steps = trading.start_next(account, self._market, self._limits.collar_bps)
-        self._decided.events.extend(islice(steps, self._limits.batch_max))
+        before = len(self._decided.events)
+        self._decided.events.extend(islice(steps, self._steps_left))
+        self._steps_left -= len(self._decided.events) - before
         if account.waiting and not account.working:
             self._decided.unfinished.append(account.customer_id)

@@ -64,13 +64,14 @@ class Config:
     shards: int = _setting(2, "workers, each with a database connection: more gain nothing on two cores")
     batch_max: int = _setting(256, "commands in one commit: beyond it only latency grows")
     shard_queue_max: int = _setting(5_000, "commands that wait in a shard, about two seconds of work; beyond it 503")
-    customer_open_max: int = _setting(5_000, "unfinished trades of one customer, so that one cannot fill the memory")
+    customer_open_max: int = _setting(2_000, "unfinished trades of one customer, so that one cannot fill the memory")
     open_trades_max: int = _setting(200_000, "unfinished trades in memory, at about 1 KB each")
     account_cache_max: int = _setting(50_000, "accounts a shard keeps in memory, at about 1 KB each")
     recent_trades_max: int = _setting(
         50_000, "finished trades a shard remembers, so that repeated callbacks cost no query"
     )
     place_wait_s: float = _setting(1.8, "a client waits this long for its commit, then hears 503")
+    key_cache_s: float = _setting(5.0, "a key is read again after this: another process may have revoked it")
     key_cache_max: int = _setting(100_000, "API keys kept in memory, at about 300 bytes each")
 
     body_max: int = _setting(64 * 1024, "bytes in a request's body; the largest honest one has 300")
@@ -95,6 +96,9 @@ class Config:
     feed_silence_s: float = _setting(10.0, "a feed that does not even answer a ping for so long is connected anew")
     feed_retry_max_s: float = _setting(5.0, "longest pause before a lost feed is connected again")
     quotes_wait_s: float = _setting(2.0, "a start waits so long for the first prices, then goes on without them")
+
+    poison_pause_s: float = _setting(5.0, "a customer whose next trade breaks a rule of ours is tried again after this")
+    recover_every_s: float = _setting(60.0, "open trades that no shard has in memory are looked for this often")
 
     pool_max: int = _setting(8, "database connections for reading; the shards have their own")
     database_timeout_s: float = _setting(5.0, "a statement that takes longer has failed; all take milliseconds")

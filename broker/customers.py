@@ -53,9 +53,10 @@ class Customers:
 
     async def set_status(self, customer_id: CustomerId, status: str) -> Row:
         """Suspend or re-activate; it holds for the next request. Raises NoSuchCustomer."""
-        row = _one(await self._database.fetch("set_customer_status", customer_id, status), customer_id)
-        self._authenticator.forget(customer_id)
-        return row
+        try:
+            return _one(await self._database.fetch("set_customer_status", customer_id, status), customer_id)
+        finally:  # also where the answer was lost: it may hold all the same
+            self._authenticator.forget(customer_id)
 
     async def issue_key(self, customer_id: CustomerId) -> NewKey:
         """One more key. Raises NoSuchCustomer."""
@@ -66,9 +67,10 @@ class Customers:
 
     async def revoke_key(self, customer_id: CustomerId, key_id: str) -> Row:
         """End a key; it holds for the next request. Raises NoSuchCustomer."""
-        row = _one(await self._database.fetch("revoke_key", customer_id, key_id), customer_id)
-        self._authenticator.forget(customer_id)
-        return row
+        try:
+            return _one(await self._database.fetch("revoke_key", customer_id, key_id), customer_id)
+        finally:  # also where the answer was lost: it may hold all the same
+            self._authenticator.forget(customer_id)
 
 
 def _one(rows: Sequence[asyncpg.Record], customer_id: CustomerId) -> Row:

@@ -69,6 +69,8 @@ def write_private(path: Path, content: Any) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}")
     with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave an empty file in its place
     unfinished.replace(path)
 
 

@@ -54,6 +54,8 @@ _UNKNOWN_OUTCOME = (
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.ObjectInUseError,
     asyncpg.ObjectNotInPrerequisiteStateError,  # lock not available
+    asyncpg.ReadOnlySQLTransactionError,  # after a fail-over, or while its disk is full
+    asyncpg.PostgresSystemError,  # I/O error
     ConnectionError,
     OSError,
     TimeoutError,
@@ -70,6 +72,14 @@ async def _guarded(work: Callable[[], Awaitable[T]]) -> T:
         if error.sqlstate == _STALE or constraint in _STALE_KEYS:
             raise StaleAccounts(str(error)) from error
         raise RefusedByDatabase(str(error), constraint) from error
+
+
+async def _connected(work: Callable[[], Awaitable[T]]) -> T:
+    """A server that does not let us in has refused no statement: it may let us in later."""
+    try:
+        return await _guarded(work)
+    except RefusedByDatabase as error:
+        raise DatabaseUnavailable(str(error)) from error
 
 
 class Database:
@@ -100,7 +110,7 @@ class Database:
 
     async def connect(self) -> asyncpg.Connection:
         """A new connection with the runtime role's rights. Raises DatabaseUnavailable."""
-        return await _guarded(
+        return await _connected(
             lambda: asyncpg.connect(
                 self.dsn,
                 server_settings=self.settings(),

@@ -36,6 +36,7 @@ class _Watched:
     trade: Trade
     due: float = 0.0
     looks: int = 0
+    sends: int = 0
     taken: bool = False  # the exchange has said that it has this order
     denied_since: float | None = None
 
@@ -80,14 +81,16 @@ class Dispatcher:
         if watched is not None:
             watched.trade = trade
             return
-        watched = self._watched[trade.trade_id] = _Watched(trade)
+        watched = self._watched[trade.trade_id] = _Watched(trade, sends=1)
         self._look_at(watched, self._now())
 
     def look_soon(self, trade_id: TradeId) -> None:
         """The exchange counts executions of this trade that we have not seen."""
         watched = self._watched.get(trade_id)
-        if watched is not None:
+        if watched is not None and watched.looks == 0:
             self._look_at(watched, self._now())
+        elif watched is not None:  # it has just been asked, and has not said: not at once again
+            self._look_later(watched)
 
     def done(self, trade_id: TradeId) -> None:
         """The trade has ended."""
@@ -132,23 +135,33 @@ class Dispatcher:
         except ExchangeUnavailable as error:
             self._failed("execute", error, batch)
             return
-        refused: list[Report] = []
-        for watched, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Refused):
-                refused.append(self._refusal(watched.trade, answer))
-            watched.taken = not isinstance(answer, Refused)
+        finally:
+            for watched in batch:
+                watched.sends += 1
+        refused = {w.trade.trade_id: a for w, a in zip(batch, answers, strict=True) if isinstance(a, Refused)}
+        sent_before = [w.trade.trade_id for w in batch if w.trade.trade_id in refused and w.sends > 1]
+        try:  # an earlier copy of the order may have been taken: ask before believing
+            known = await self._exchange.lookup(sent_before) if sent_before else {}
+        except ExchangeUnavailable as error:
+            self._failed("lookup", error, batch)
+            return
+        for watched in batch:
+            trade_id = watched.trade.trade_id
+            watched.taken = trade_id not in refused or trade_id in known
             self._look_later(watched)
-        if refused:
-            await self._report(refused)
+        rejections = [self._refusal(trade_id, answer) for trade_id, answer in refused.items() if trade_id not in known]
+        if rejections:
+            await self._report(rejections)
 
-    def _refusal(self, trade: Trade, answer: Refused) -> Report:
-        return Report(trade.trade_id, ReportType.REJECTED, self._venue, reason=answer.reason)
+    def _refusal(self, trade_id: TradeId, answer: Refused) -> Report:
+        return Report(trade_id, ReportType.REJECTED, self._venue, reason=answer.reason)
 
     def _failed(self, call: str, error: ExchangeUnavailable, batch: Sequence[_Watched]) -> None:
         """Unknown, not refused: every one of them will be asked about."""
         self._metrics.exchange_failures.labels(call).inc()
         log.warning("exchange.unavailable", call=call, orders=len(batch), error=str(error))
         for watched in batch:
+            watched.denied_since = None  # only what it says counts as a denial
             self._look_later(watched)
 
     # -------------------------------------------------------------- asking

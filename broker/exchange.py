@@ -174,7 +174,7 @@ class HttpVenue:
         answer = await self._call("POST", "/v1/orders", body)
         try:
             results = _results.decode(answer)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ExchangeUnavailable(f"the answer to an order is not in the contract's form: {error}") from error
         if [result.id for result in results] != [trade.trade_id for trade in trades]:
             raise ExchangeUnavailable("the answer does not name the orders that were sent")
@@ -189,7 +189,7 @@ class HttpVenue:
             "side": trade.side,
             "type": "market",
             "quantity": trade.quantity,
-            "max_price": format_money(Money(trade.hold)) if trade.side is Side.BUY else None,
+            "max_price": format_money(Money(trade.hold + trade.filled_value)) if trade.side is Side.BUY else None,
             "callback_url": self.callback_url,
         }
 
@@ -198,7 +198,7 @@ class HttpVenue:
         answer = await self._call("GET", "/v1/orders?ids=" + ",".join(map(str, trade_ids)))
         try:
             return dict(self._known(raw) for raw in _states.decode(answer).orders)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ExchangeUnavailable(f"the state of an order is not in the contract's form: {error}") from error
 
     def _known(self, raw: msgspec.Raw) -> tuple[TradeId, list[Report]]:
@@ -206,7 +206,7 @@ class HttpVenue:
         trade_id = TradeId(_id.decode(raw).id)
         try:
             return trade_id, _reports(_state.decode(raw), self.name)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             log.error("exchange.state_not_in_form", trade_id=str(trade_id), error=str(error))
             return trade_id, []
 

@@ -79,7 +79,11 @@ def _as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a tab
             )
             return _busy("database_unavailable", sentence)
         case DatabaseUnavailable():
-            return _busy("database_unavailable", "The database does not answer. Try again in a second.")
+            sentence = (
+                "The database does not answer. If this was to change something, look whether it did before you "
+                "send it again."
+            )
+            return _busy("database_unavailable", sentence)
         case ExchangeUnavailable():
             return _busy("exchange_unavailable", "The exchange does not answer. Try again in a second.")
         case web.HTTPRequestEntityTooLarge():

@@ -68,10 +68,6 @@ class Ledger:
         rows = await self._session.fetch("transfers_by_reference", references)
         return {row["reference"]: CashMoved(row["owner_id"], Money(row["amount"]), row["reference"]) for row in rows}
 
-    async def customers_with_open_trades(self) -> list[CustomerId]:
-        """Whose trades a start has to take up again."""
-        return [row["customer_id"] for row in await self._session.fetch("customers_with_open_trades")]
-
     async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None:
         """Keep what the exchange said and nothing could be done with."""
         await self._session.fetch("record_anomalies", *_anomaly_columns(anomalies))
@@ -222,7 +218,7 @@ def _anomaly_columns(anomalies: Iterable[tuple[Anomaly, Report]]) -> tuple[list[
 
 
 class TradeDirectory:
-    """Whose trade is it, for reports about trades that no shard has in memory."""
+    """Whose trades are they, for what no shard has in memory."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -231,6 +227,10 @@ class TradeDirectory:
         """The customers of those trades that exist."""
         rows = await self._database.fetch("owners_of_trades", trade_ids)
         return {row["trade_id"]: row["customer_id"] for row in rows}
+
+    async def customers_with_open_trades(self) -> list[CustomerId]:
+        """Whose trades have not all ended."""
+        return [row["customer_id"] for row in await self._database.fetch("customers_with_open_trades")]
 
     async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None:
         """Keep reports that belong to no trade."""

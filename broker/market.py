@@ -14,7 +14,7 @@ import structlog
 
 from broker.config import Config
 from broker.core.money import Money, parse_money
-from broker.core.types import Symbol
+from broker.core.types import PRICE_MAX, Symbol
 
 log = structlog.get_logger()
 
@@ -63,7 +63,8 @@ class Quotes:
 
     def update(self, quotes: dict[Symbol, Quote]) -> None:
         """Take in what changed."""
-        self._quotes.update(quotes)
+        for symbol in quotes.keys() & self._quotes.keys():  # what no snapshot listed is not listed, and takes no memory
+            self._quotes[symbol] = quotes[symbol]
 
     def clear(self) -> None:
         """The feed is gone: old prices are worse than none."""
@@ -84,6 +85,13 @@ class _Message(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Message).decode
+
+
+def _price(text: str) -> Money:
+    price = parse_money(text)
+    if not 0 < price <= PRICE_MAX:
+        raise ValueError("a price is above zero")
+    return price
 
 
 class FeedBroken(Exception):
@@ -110,7 +118,7 @@ class Feed:
             try:
                 await self._follow()
                 failures = 0
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, FeedBroken) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError, FeedBroken) as error:
                 log.warning("feed.lost", error=f"{type(error).__name__}: {error}")
             failures = 1 if self._quotes.known else failures + 1
             self._quotes.clear()
@@ -134,7 +142,7 @@ class Feed:
             raise FeedBroken(f"message {self._sequence + 1} was missed, {message.sequence} came")
         self._sequence = message.sequence
         quotes = {
-            Symbol(quote.symbol): Quote(parse_money(quote.bid), parse_money(quote.ask), parse_money(quote.last))
+            Symbol(quote.symbol): Quote(_price(quote.bid), _price(quote.ask), _price(quote.last))
             for quote in message.quotes
         }
         if message.type == "snapshot":

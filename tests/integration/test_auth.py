@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from aiohttp import web
 import broker.app
 from broker import log
 from broker.config import Config
-from tests.conftest import Broker, Client, run_broker
+from broker.db import Database, DatabaseUnavailable
+from tests.conftest import Broker, Client, eventually, run_broker
 
 UNAUTHORIZED = (401, "unauthorized")
 OPEN = {"/healthz", "/readyz", "/metrics"}
@@ -304,3 +305,33 @@ async def raw_get(broker: Broker, path: str, authorization: bytes) -> int:
     status = int((await reader.readline()).split()[1])
     writer.close()
     return status
+
+
+async def test_a_key_is_revoked_at_once_even_when_the_operator_does_not_hear_of_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = await broker.customer()
+    assert await balance(customer) == (200, "")
+    fetch = Database.fetch
+
+    async def answer_lost(self: Database, name: str, *arguments: object) -> Any:
+        rows = await fetch(self, name, *arguments)
+        if name == "revoke_key":
+            raise DatabaseUnavailable("the answer was lost")
+        return rows
+
+    monkeypatch.setattr(Database, "fetch", answer_lost)
+    assert (await revoke(broker, customer))[0] == 503
+    assert await balance(customer) == UNAUTHORIZED
+
+
+async def test_a_key_that_another_process_revoked_ends_within_seconds(with_settings: Callable[..., Config]) -> None:
+    async with run_broker(with_settings(key_cache_s=0.1)) as broker:
+        customer = await broker.customer()
+        assert await balance(customer) == (200, "")
+        await broker.fetch("UPDATE api_key SET revoked_at = now()")
+        await eventually(lambda: refused(customer), within_s=2)
+
+
+async def refused(customer: Client) -> bool:
+    return await balance(customer) == UNAUTHORIZED

@@ -206,3 +206,40 @@ async def test_orders_go_out_in_bounded_arrays_in_their_order(orders: int) -> No
             trade.trade_id = TradeId(type(trade.trade_id)(int=number))
             here.desk.send(trade)
         await here.called(*(("execute", number) for number in range(orders)))
+
+
+async def test_a_refusal_of_a_second_copy_is_believed_only_when_the_exchange_does_not_know_the_order() -> None:
+    """The first copy was late, and was taken after all: the exchange works on it."""
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.execute_fails = 1
+        here.desk.send(trade)
+        await here.called(("execute", 1), ("lookup", 1))
+        here.exchange.states[trade.trade_id] = []
+        here.exchange.execute_answer = lambda _: Refused("this id was taken with another content")
+        await here.called(("execute", 1), ("lookup", 1), ("execute", 1), *[("lookup", 1)] * 3)
+        assert here.taken == []
+
+
+async def test_only_what_the_exchange_says_counts_as_a_denial() -> None:
+    """It says "not found" while it starts, falls silent, and says it again: that is not 0.3 s of denying."""
+    async with floor(forgotten_after_s=0.3) as here:
+        trade = a_trade()
+        trade.filled_quantity = 4
+        here.desk.watch(trade)
+        await here.called(("lookup", 1))
+        here.exchange.lookup_fails = 8  # for longer than forgotten_after_s
+        await eventually(lambda: _true(here.exchange.lookup_fails == 0))
+        await eventually(lambda: _true(here.exchange.calls[-1] == ("lookup", 1) and len(here.exchange.calls) > 9))
+        assert here.taken == []
+
+
+async def test_executions_that_never_come_are_not_asked_for_without_a_pause() -> None:
+    async with floor(look_after_s=0.05) as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = []
+        here.desk.watch(trade)
+        for _ in range(20):
+            here.desk.look_soon(trade.trade_id)
+            await asyncio.sleep(0.005)
+        assert len(here.exchange.calls) < 6

@@ -193,6 +193,10 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             "trade_customer_id_seq_key",
             {"placed": [new_trade(uuid4(), first, seq=2, hold=0)]},
         ),
+        "a change of a trade that does not exist": (
+            "changed_trade_exists",
+            {"settled": [(uuid4(), "FILLED", "r", 0, 5, 100, 3)]},
+        ),
         "a trade of nobody": ("trade_customer_id_fkey", {"placed": [new_trade(uuid4(), 5, seq=1, hold=0)]}),
     }
 

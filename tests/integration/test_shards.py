@@ -1,6 +1,7 @@
 """The shard loop when things go wrong around it: on a real ledger, with a store that fails where it is told to."""
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,12 +19,13 @@ from broker.config import Config
 from broker.core.messages import Anomaly, MoveCash, PlaceTrade, Refusal, Report, ReportType
 from broker.core.money import Money
 from broker.core.types import CustomerId, Fill, Side, Symbol, Trade, TradeId
-from broker.db import Database, DatabaseUnavailable
+from broker.db import Database, DatabaseUnavailable, StaleAccounts
 from broker.ledger import Ledger, open_customer
 from broker.metrics import Metrics
 from broker.shards import Shard, Unanswered
 from broker.verify import verify
 from tests.builders import FixedMarket, dollars
+from tests.conftest import eventually
 
 
 class FaultyStore(Ledger):
@@ -317,3 +319,114 @@ async def test_repeats_of_a_finished_trade_cost_no_query_and_change_nothing(benc
     task.cancel()
     await replacement.store.close()
     assert len(await bench.fetch("SELECT FROM execution")) == 1
+
+
+async def test_an_end_whose_commit_was_not_answered_ends_at_the_desk_too(bench: Bench) -> None:
+    customer = await bench.customer()
+    placed = await bench.place(customer)
+    bench.store.plan = ["after"]
+    await bench.fill(bench.desk.trades[placed.trade.trade_id])
+    assert bench.desk.over == [placed.trade.trade_id], "it would be asked about for ever, or even sent again"
+
+
+async def test_a_commit_that_lands_after_its_client_was_told_503_is_fenced_off(dsn: str) -> None:
+    """The server works on for a while on what we gave up: either it is in time to be seen, or it fails."""
+    async with at_work(dsn, place_wait_s=0.1) as bench:
+        customer = await bench.customer()
+        commit, late = bench.store.commit, Ledger(bench.database, 0, uuid7)
+        landed: list[asyncio.Task[None]] = []
+
+        async def land(*arguments: Any) -> None:
+            await asyncio.sleep(0.5)
+            await late.commit(*arguments)
+
+        async def given_up(now: datetime, claims: Mapping[CustomerId, int], events: Sequence[Any]) -> None:
+            bench.store.commit = commit  # type: ignore[method-assign]
+            landed.append(asyncio.create_task(land(now, dict(claims), copy.deepcopy(list(events)))))
+            await asyncio.sleep(0.2)
+            raise DatabaseUnavailable("TimeoutError")
+
+        bench.store.commit = given_up  # type: ignore[method-assign]
+        with pytest.raises(Unanswered):
+            await bench.place(customer)
+        with pytest.raises(StaleAccounts):
+            await landed[0]
+        await late.close()
+        assert not await bench.fetch("SELECT FROM trade")
+
+
+async def test_a_trade_that_another_worker_started_is_read_again(dsn: str) -> None:
+    async with at_work(dsn) as one, at_work(dsn) as other:
+        customer = await one.customer()
+        first, second = [(await other.place(customer)).trade for _ in range(2)]  # the other one: at work, waiting
+        await one.fill(copy.deepcopy(first))  # this one ends the first and starts the second
+        await other.fill(copy.deepcopy(second))  # ... whose callback comes to the other one
+        assert [row["status"] for row in await one.fetch("SELECT status FROM trade")] == ["FILLED", "FILLED"]
+        await one.books_are_right()
+
+
+async def test_isolation_keeps_the_order_when_the_database_falters_in_it(bench: Bench) -> None:
+    customers = [await bench.customer() for _ in range(3)]
+    one, two = [bench.desk.trades[(await bench.place(customer)).trade.trade_id] for customer in customers[:2]]
+    await bench.fill(one, execution_id="shared")
+    poison = bench.fill(two, execution_id="shared")
+    bench.store.plan = ["", "", "before", "before", "", "before"]
+    placed = await asyncio.gather(poison, *(bench.place(customers[2], quantity) for quantity in range(1, 8)))
+    assert [each.trade.seq for each in placed[1:]] == list(range(1, 8))
+
+
+async def test_a_read_only_database_is_one_that_is_away(dsn: str) -> None:
+    async with at_work(dsn, place_wait_s=0.3) as bench:
+        customer = await bench.customer()
+        trade = (await bench.place(customer)).trade
+        name = (await bench.fetch("SELECT current_database()"))[0][0]
+        owner = await asyncpg.connect(dsn)
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+        await owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await owner.fetch(others, name)
+        for attempt in (bench.fill(trade), bench.place(customer)):
+            with pytest.raises(Unanswered):
+                await attempt
+        await owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+        await owner.fetch(others, name)
+        await owner.close()
+        await bench.fill(trade)
+        assert [row["status"] for row in await bench.fetch("SELECT status FROM trade")] == ["FILLED"]
+
+
+async def test_a_trade_that_breaks_a_rule_of_ours_is_tried_again_later(dsn: str) -> None:
+    async with at_work(dsn, poison_pause_s=0.1) as bench:
+        customer = await bench.customer()
+        bench.market.asks[Symbol("AAPL")] = Money(0)  # the feed refuses that: here it stands for any bug in a decision
+        placed = await bench.place(customer)
+        assert [row["status"] for row in await bench.fetch("SELECT status FROM trade")] == ["PLACED"]
+        bench.market.asks[Symbol("AAPL")] = dollars("190.20")
+        await eventually(lambda: _now(placed.trade.trade_id in bench.desk.sent))
+        await bench.all_filled()
+        await bench.books_are_right()
+
+
+async def _now(value: bool) -> bool:
+    return value
+
+
+async def test_the_refusals_of_many_customers_go_out_in_commits_of_bounded_size(dsn: str) -> None:
+    async with at_work(dsn, batch_max=16) as bench:
+        customers = [await bench.customer("200") for _ in range(16)]
+        sizes: list[int] = []
+        commit = bench.store.commit
+
+        async def measured(now: datetime, claims: Mapping[CustomerId, int], events: Sequence[Any]) -> None:
+            sizes.append(len(events))
+            await commit(now, claims, events)
+
+        bench.store.commit = measured  # type: ignore[method-assign]
+        await asyncio.gather(*(bench.place(customer) for customer in customers for _ in range(20)))
+        await bench.all_filled()
+        await eventually(lambda: _none_open(bench))
+        assert max(sizes) <= 16 + 2 * 16
+        await bench.books_are_right()
+
+
+async def _none_open(bench: Bench) -> bool:
+    return not await bench.fetch("SELECT FROM trade WHERE status IN ('PLACED', 'IN PROGRESS')")

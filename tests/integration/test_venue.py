@@ -13,7 +13,7 @@ from aiohttp import web
 from broker.core.messages import Report, ReportType
 from broker.core.types import Fill
 from broker.exchange import ExchangeUnavailable, HttpVenue, Refused
-from tests.builders import FixedMarket, account, dollars, trade_id, working
+from tests.builders import FixedMarket, account, dollars, fill, settle, trade_id, working
 
 IDS = [trade_id(number) for number in (1, 2, 3)]
 
@@ -78,6 +78,14 @@ async def test_an_order_says_all_that_the_contract_wants(exchange: Answering, ve
     assert exchange.asked == [("POST /v1/orders", [order])]
 
 
+async def test_the_same_order_says_the_same_after_a_part_of_it_was_filled(venue: HttpVenue) -> None:
+    holder = account(cash="100000")
+    trade = working(holder, FixedMarket({"AAPL": "190.20"}))
+    before = venue._order(trade)
+    settle(holder, trade, fill(trade, 4, "190.00"))
+    assert venue._order(trade) == before
+
+
 @pytest.mark.parametrize(
     ("status", "expected"), [("ACCEPTED", None), ("EXISTS", None), ("INVALID", Refused("unknown symbol"))]
 )
@@ -101,6 +109,7 @@ async def test_each_result_of_an_order(
         (200, b'[{"id": "00000000-0000-0000-0000-000000000009", "status": "ACCEPTED"}]'),
         (200, b'[{"id": "00000000-0000-0000-0000-000000000001", "status": "FINE"}]'),
         (200, b"x" * 20_000),
+        (200, b"[" * 9_000),
     ],
 )
 async def test_any_other_answer_to_an_order_is_unknown_and_never_a_refusal(
@@ -143,7 +152,9 @@ async def test_one_malformed_state_is_known_to_exist_and_spoils_no_other(exchang
     assert IDS[2] not in found
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"orders": [{}]}', b'{"orders": [{"id": 5}]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"orders": [{}]}', b'{"orders": [{"id": 5}]}', b'{"orders": [{"x": ' + b"[" * 9_000]
+)
 async def test_a_lookup_that_names_nobody_is_no_answer(body: bytes, exchange: Answering, venue: HttpVenue) -> None:
     exchange.body = body
     with pytest.raises(ExchangeUnavailable):

@@ -59,6 +59,19 @@ def test_garbage_is_one_error_and_changes_nothing(text: str, feed: Feed, quotes:
     assert not quotes.known
 
 
+@pytest.mark.parametrize("ask", ["0", "-1.00", "1000000.01"])
+def test_a_price_that_cannot_be_is_garbage(ask: str, feed: Feed, quotes: Quotes) -> None:
+    with pytest.raises(ValueError, match="a price is"):
+        feed.take(message("snapshot", 1, AAPL=ask))
+    assert not quotes.known
+
+
+def test_a_symbol_that_no_snapshot_listed_is_not_listed(feed: Feed, quotes: Quotes) -> None:
+    feed.take(message("snapshot", 1, AAPL="190.20"))
+    feed.take(message("quotes", 2, AAPL="190.30", GHOST="1.00"))
+    assert (quotes.ask(AAPL), quotes.is_listed(Symbol("GHOST"))) == (dollars("190.30"), False)
+
+
 def test_when_the_feed_is_lost_nothing_is_known(feed: Feed, quotes: Quotes) -> None:
     feed.take(message("snapshot", 1, AAPL="190.20"))
     quotes.clear()
