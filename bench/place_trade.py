@@ -91,7 +91,8 @@ def _servers(stack: ExitStack, folder: Path) -> list[Server]:
     ready = json.loads(line)
     tokens = [customer["token"] for customer in ready["customers"]]
     # The plain way works on a database of its own, made and then left alone by a second broker.
-    _, line = stack.enter_context(_process(BROKER, "serve", *broker_flags, "--data", str(folder / "plain")))
+    alone = ("--recover-every-s", "1000000", "--data", str(folder / "plain"))
+    _, line = stack.enter_context(_process(BROKER, "serve", *broker_flags, *alone))
     database = json.loads(line)
     plain, port = stack.enter_context(_process(*_module("bench.plain"), DSN=database["database"], EXCHANGE=exchange))
     echo, echo_port = stack.enter_context(_process(*_module("bench.echo")))

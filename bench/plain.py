@@ -75,6 +75,7 @@ class Plain:
         event = events[0]
         assert isinstance(event, TradeEvent)
         trade = event.trade
+        self.owners[trade.trade_id] = trade.customer_id
         task = asyncio.create_task(self.run(trade))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -92,14 +93,12 @@ class Plain:
     async def run(self, trade: Trade) -> None:
         """Start it when its turn has come, and stay with it to its end."""
         async with self.turns[trade.customer_id]:
-            self.ended[trade.trade_id] = asyncio.get_running_loop().create_future()
-            self.owners[trade.trade_id] = trade.customer_id
             events = await self.step(
                 trade.customer_id, lambda account: list(trading.start_next(account, self.quotes, 500))
             )
             for event in events:
                 if isinstance(event, TradeEvent) and event.status is Status.IN_PROGRESS:
-                    ended = self.ended[event.trade.trade_id]
+                    ended = self.ended[event.trade.trade_id] = asyncio.get_running_loop().create_future()
                     await self.venue.execute([event.trade])
                     await ended
 
@@ -125,7 +124,7 @@ class Plain:
 async def main() -> None:
     """Serve until killed."""
     assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
-    database = Database(os.environ["DSN"], Config())
+    database = Database(os.environ["DSN"], Config(place_wait_s=30, database_timeout_s=30))  # it is slow, not broken
     await database.open()
     quotes = Quotes()
     async with aiohttp.ClientSession() as session:

@@ -74,6 +74,10 @@ async def _guarded(work: Callable[[], Awaitable[T]]) -> T:
         raise RefusedByDatabase(str(error), constraint) from error
 
 
+async def _keep_as_it_is(_: object) -> None:
+    """Nothing that we do changes a session, so it needs no reset, which would be one more round trip a query."""
+
+
 async def _connected(work: Callable[[], Awaitable[T]]) -> T:
     """A server that does not let us in has refused no statement: it may let us in later."""
     try:
@@ -131,7 +135,7 @@ class Database:
             server_settings=self.settings(),
             timeout=self._config.place_wait_s,
             command_timeout=self._config.place_wait_s,
-            reset=None,
+            reset=_keep_as_it_is,
         )
 
     async def close(self) -> None:

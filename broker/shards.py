@@ -55,6 +55,7 @@ class Shard:
         self._clock = clock
         self._config = config
         self._metrics = metrics
+        self._verbose = config.log_level == "debug"  # asked once: on the hot path even a line not written costs
         self._queue: deque[Item] = deque()
         self._filled = asyncio.Event()
         self._waiting: deque[Item] = deque()  # by deadline: every item waits equally long
@@ -290,7 +291,8 @@ class Shard:
 
     def _act_on(self, event: TradeEvent, now: datetime) -> None:
         trade = event.trade
-        log.debug("trade.changed", trade_id=str(trade.trade_id), status=event.status.value, reason=event.reason)
+        if self._verbose:
+            log.debug("trade.changed", trade_id=str(trade.trade_id), status=event.status.value, reason=event.reason)
         self._metrics.trades.labels(event.status.value).inc()
         if event.status is Status.IN_PROGRESS:
             self._desk.send(trade)

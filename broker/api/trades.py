@@ -65,6 +65,7 @@ class TradesApi:
         self._new_id = new_id
         self._config = config
         self._metrics = metrics
+        self._verbose = config.log_level == "debug"
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -103,7 +104,8 @@ class TradesApi:
             sentence = f"This Idempotency-Key placed trade {placed.trade.trade_id}, with another body."
             raise ApiError(422, "idempotency_key_reused", sentence)
         self._metrics.place_seconds.observe(perf_counter() - began)
-        log.debug("trade.placed", trade_id=str(placed.trade.trade_id), request_id=request[REQUEST_ID])
+        if self._verbose:
+            log.debug("trade.placed", trade_id=str(placed.trade.trade_id), request_id=request[REQUEST_ID])
         return _placed_response(placed)
 
     async def get(self, request: web.Request) -> web.Response:
