@@ -1,9 +1,12 @@
 """PlaceTrade and its family, over real HTTP, on a real database, against the simulated exchange."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from uuid import uuid4
 
-from tests.conftest import Broker
+from broker.config import Config
+from tests.conftest import Broker, eventually, run_broker
 
 
 async def test_a_buy_is_placed_filled_and_paid_for(broker: Broker) -> None:
@@ -157,3 +160,28 @@ async def test_one_customers_thousand_buys_spend_what_is_there_and_no_more(broke
         int(customer.customer_id),
     )
     assert min(row["balance"] for row in steps) >= 0
+
+
+async def test_a_full_queue_answers_503_with_retry_after_and_does_nothing(with_settings: Callable[..., Config]) -> None:
+    async with run_broker(with_settings(shard_queue_max=2, shards=1)) as broker:
+        customer = await broker.customer()
+        headers = {"Authorization": f"Bearer {customer.token}"}
+        url = f"{broker.running.url}/api/v1/trades"
+
+        async def place() -> tuple[int, str | None, str]:
+            body = {"stockTicker": "AAPL", "type": "BUY", "quantity": 1}
+            async with broker.http.post(url, json=body, headers=headers) as response:
+                answer = await response.json()
+                return response.status, response.headers.get("Retry-After"), answer.get("code", "")
+
+        answers = Counter(await asyncio.gather(*(place() for _ in range(200))))
+        placed, refused = answers.pop((201, None, "")), answers.pop((503, "1", "overloaded"))
+        assert not answers
+        assert refused > 0
+        assert len(await broker.fetch("SELECT FROM trade")) == placed == 200 - refused
+        await eventually(lambda: all_ended(broker))
+        await broker.books_are_right()
+
+
+async def all_ended(broker: Broker) -> bool:
+    return not await broker.fetch("SELECT FROM trade WHERE status NOT IN ('FILLED', 'REJECTED')")
