@@ -8,7 +8,7 @@ from aiohttp import web
 ANSWER = (
     b'{"tradeId":"01a20103-afdc-755b-94a6-259c794db6ea","stockTicker":"AAPL","type":"BUY","quantity":10,'
     b'"createdAt":"2026-11-22T02:09:08.591341Z","status":"PLACED",'
-    b'"reason":"Stored; it goes to the exchange as soon as your earlier trades are done."}'
+    b'"reason":"Stored; its turn comes when your earlier trades are done."}'
 )
 
 

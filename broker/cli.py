@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         return int(options.run(options))
+    except UsageError as error:
+        print(f"broker: {error}", file=sys.stderr)
+        return error.exit_code
     except _EXPECTED as error:
         print(f"broker: {error}", file=sys.stderr)
     except BaseExceptionGroup as group:

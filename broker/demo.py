@@ -1,5 +1,6 @@
 """Demo customers: made once for a data folder, with the same keys at every start: a pasted command goes on working."""
 
+import hashlib
 from dataclasses import dataclass
 
 from broker.app import Running
@@ -28,8 +29,10 @@ class DemoCustomer:
 async def demo_customers(running: Running, count: int) -> list[DemoCustomer]:
     """The data folder's first `count` demo customers; those that are missing, or of another database, are made."""
     file = running.folder.path / "demo.json"
+    kept = read_json(file)
+    database = hashlib.sha256(running.dsn.encode()).hexdigest()[:16]  # the DSN may hold a password
     try:
-        known = [DemoCustomer(**each) for each in read_json(file).get("customers", [])]
+        known = [DemoCustomer(**each) for each in kept.get(database, [])]
     except TypeError:  # not what we wrote: make new ones
         known = []
     customers = [each for each in known if await _still_valid(running, each)]
@@ -37,7 +40,7 @@ async def demo_customers(running: Running, count: int) -> list[DemoCustomer]:
         created = await running.customers.create(f"Demo {len(customers) + 1}", "cash", CASH)
         customers.append(DemoCustomer(str(created.customer_id), created.key.key_id, created.key.secret))
     fields = [{"customer_id": c.customer_id, "key_id": c.key_id, "secret": c.secret} for c in customers]
-    write_private(file, {"customers": fields})
+    write_private(file, kept | {database: fields})
     return customers[:count]
 
 

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
@@ -186,6 +187,12 @@ def convert(value: object, type_: type[T]) -> T:
 
 def _sentence(message: str, type_: type) -> str:
     """What msgspec found, with the field's own description where it has one."""
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
+    if missing:
+        return f"{missing[1]} is missing."
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
+    if unknown:
+        return f"There is no field {unknown[1][:40]!r} here."  # what a client made long stays out of the answer
     what, _, path = message.partition(" - at `$.")
     name = path.rstrip("`").partition(".")[0]
     hint = get_type_hints(type_, include_extras=True).get(name)

@@ -146,6 +146,7 @@ class Feed:
             for quote in message.quotes
         }
         if message.type == "snapshot":
+            log.info("feed.connected", symbols=len(quotes))
             self._quotes.replace(quotes)
         else:
             self._quotes.update(quotes)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ def add(commands: Any) -> None:
         description="Manage customers on a running broker. Its URL and admin token are found in the data folder, "
         "or given with --url and BROKER_ADMIN_TOKEN.",
     )
-    parser.add_argument("--url", help="the broker's URL (default: of the broker that runs on the data folder)")
-    parser.add_argument("--data", type=Path, default=None, help=f"the broker's data folder [{default_data()}]")
+    parser.set_defaults(url=None, data=None, run=_customer)
+    _add_where(parser)
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="make a customer; its secret is shown once")
+    create = _action(actions, "create", "make a customer; its secret is shown once", names_one=False)
     create.add_argument("--name", default="")
     create.add_argument("--cash", default="0", help='opening deposit in dollars, like "100000.00" [0]')
     create.set_defaults(call=lambda o: ("POST", "", {"name": o.name, "cash": o.cash}))
@@ -36,23 +37,37 @@ def add(commands: Any) -> None:
         ("activate", "let it trade again"),
         ("key", "issue one more key; its secret is shown once"),
     ):
-        action = actions.add_parser(name, help=help_)
-        action.add_argument("customer_id")
+        action = _action(actions, name, help_)
         path = {"show": "", "key": "/keys"}.get(name, f"/{name}")
         method = "GET" if name == "show" else "POST"
         action.set_defaults(call=lambda o, method=method, path=path: (method, f"{_one(o)}{path}", None))
-    revoke = actions.add_parser("revoke", help="end a key")
-    revoke.add_argument("customer_id")
-    revoke.add_argument("key_id")
+    revoke = _action(actions, "revoke", "end a key")
+    revoke.add_argument("key_id", help="the part of its token before the point")
     revoke.set_defaults(call=lambda o: ("DELETE", f"{_one(o)}/keys/{quote(o.key_id, safe='')}", None))
     for name, help_ in (("credit", "add cash"), ("debit", "take cash")):
-        cash = actions.add_parser(name, help=f"{help_}, once for each reference")
-        cash.add_argument("customer_id")
+        cash = _action(actions, name, f"{help_}, once for each reference")
         cash.add_argument("amount", help='dollars, like "250.00"')
-        cash.add_argument("reference", help="what books this movement, like a bank's reference; never used twice")
+        cash.add_argument(
+            "reference", help="what this movement is known by; it is booked once, however often it is sent"
+        )
         body = lambda o: {"amount": o.amount, "reference": o.reference}  # noqa: E731
         cash.set_defaults(call=lambda o, path=f"/{name}s", body=body: ("POST", f"{_one(o)}{path}", body(o)))
-    parser.set_defaults(run=_customer)
+
+
+def _action(actions: Any, name: str, help_: str, *, names_one: bool = True) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(name, help=help_, description=help_)
+    _add_where(action)
+    if names_one:
+        action.add_argument("customer_id", help="as `customer create` showed it")
+    return action
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    """Before the action and behind it; what is not given at one place leaves the other as it is."""
+    url = "the broker's URL (default: of the broker that runs on the data folder)"
+    parser.add_argument("--url", default=argparse.SUPPRESS, help=url)
+    data = f"the broker's data folder [{default_data()}]"
+    parser.add_argument("--data", type=Path, default=argparse.SUPPRESS, help=data)
 
 
 def _one(options: argparse.Namespace) -> str:
@@ -66,10 +81,17 @@ def _customer(options: argparse.Namespace) -> int:
     token = os.environ.get("BROKER_ADMIN_TOKEN") or read_json(folder / "secrets.json").get("adminToken")
     if not url or not token:
         missing = "URL (--url)" if not url else "admin token (BROKER_ADMIN_TOKEN)"
-        raise UsageError(f"No broker runs on {folder}, so its {missing} is not known. Start it, or name --data.")
+        why = "may not be read by you" if _is_closed(folder) else "has no running broker"
+        raise UsageError(
+            f"The folder {folder} {why}, so the broker's {missing} is not known. Give it, or another --data."
+        )
     status, answer = asyncio.run(_call(str(url), str(token), *options.call(options)))
-    print(json.dumps(answer, indent=2))
+    print(json.dumps(answer, indent=2), file=sys.stdout if status < 400 else sys.stderr)
     return 0 if status < 400 else 1
+
+
+def _is_closed(folder: Path) -> bool:
+    return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
 
 
 async def _call(url: str, token: str, method: str, path: str, body: Mapping[str, str] | None) -> tuple[int, Any]:
@@ -81,6 +103,6 @@ async def _call(url: str, token: str, method: str, path: str, body: Mapping[str,
         ):
             return response.status, await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise UsageError(f"The broker at {url} does not answer: {error}.") from error
+        raise UsageError(f"The broker at {url} does not answer ({type(error).__name__}).") from error
     except ValueError as error:
         raise UsageError(f"What answers at {url} is no stockbroker: it sends no JSON.") from error

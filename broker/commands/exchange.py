@@ -101,7 +101,7 @@ async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool
     except OSError as error:
         where = error.filename or f"{settings.host}:{settings.port}"  # only its journal's files have a name
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # not at asyncio's length
-        raise UsageError(f"The exchange cannot use {where}: {why}.") from error
+        raise UsageError(f"The exchange cannot use {where}: {why}. Name another port with --port.") from error
     try:
         ready = {"event": "ready", "url": url}
         text = f"The simulated exchange is ready at {url}\nTrade on it: broker serve --exchange {url}"

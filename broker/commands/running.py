@@ -11,6 +11,10 @@ import uvloop
 class UsageError(Exception):
     """The command cannot be carried out; the message says why and what to do."""
 
+    def __init__(self, sentence: str, exit_code: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
 
 def run_until_signalled(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run a program on uvloop; SIGTERM and SIGINT set the event that asks it to stop."""

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -45,7 +46,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     async def on_ready(running: Running) -> None:
         customers = await demo_customers(running, options.demo) if options.demo else []
-        print(_ready_json(running, customers) if options.json else _banner(running, customers, config), flush=True)
+        _say(_ready_json(running, customers) if options.json else _banner(running, customers, config))
 
     run_until_signalled(lambda stop: serve(config, stop, on_ready))
     return 0
@@ -89,8 +90,19 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
             f"  curl -s -X POST {running.url}/api/v1/trades {header} -d '{order}'",
             f"  curl -s {running.url}/api/v1/trades {header}",
             f"  curl -s {running.url}/api/v1/balance {header}",
+            f"  curl -s {running.url}/api/v1/positions {header}",
+            "",
+            f"What there is to trade: curl -s {running.exchange_url}/v1/symbols",
         ]
     return "\n".join([*lines, "", "Stop with Ctrl-C."])
+
+
+def _say(text: str) -> None:
+    """Print it, even to a reader who has gone: the broker goes on without being heard."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_password(dsn: str) -> str:

@@ -27,7 +27,7 @@ from broker.core.money import Money, average, in_dollars
 from broker.core.states import TERMINAL, change
 from broker.core.types import Fill, Side, Status, Trade
 
-PLACED_REASON = "Stored; it goes to the exchange as soon as your earlier trades are done."
+PLACED_REASON = "Stored; its turn comes when your earlier trades are done."
 MAX_PRICE_EXCEEDED = "max price exceeded"
 """The exchange's reason when the order would have cost more than its max_price."""
 

@@ -24,7 +24,7 @@ from broker.cli import parser
 from broker.config import Config
 from broker.data_folder import read_json, shared_webhook_secret, write_private
 from broker.verify import rules
-from tests.conftest import Broker, run_broker
+from tests.conftest import Broker, eventually, run_broker
 
 BROKER = Path(sys.executable).with_name("broker")
 WITHIN_S = 30.0
@@ -203,7 +203,9 @@ async def test_a_folder_and_a_port_belong_to_one_broker(served: tuple[Serving, P
     assert same_port.err.endswith(". Name another port with --port, or 0 for a free one.\n")
     exchange = await run("exchange", "--port", port, "--data", tmp_path / "exchange")
     assert (exchange.code, exchange.out) == (1, "")
-    sentence = f"broker: The exchange cannot use 127.0.0.1:{port}: Address already in use."
+    sentence = (
+        f"broker: The exchange cannot use 127.0.0.1:{port}: Address already in use. Name another port with --port."
+    )
     assert exchange.err.splitlines()[-1] == sentence
 
 
@@ -217,7 +219,9 @@ async def test_the_commands_of_the_banner_work_as_they_are_pasted(dsn: str, tmp_
     async with serving("--demo", 2, "--data", tmp_path, "--database", dsn) as second:
         assert re.findall(r"customer \d+  token (\S+)", second.printed) == tokens
         assert f"Admin token  {admin_token}\n" in second.printed
-        place, list_, balance = [line.strip() for line in second.printed.splitlines() if line.startswith("  curl")]
+        place, list_, balance, positions = [
+            line.strip() for line in second.printed.splitlines() if line.startswith("  curl")
+        ]
         placed = await shell(place)
         assert (placed["status"], placed["quantity"]) == ("PLACED", 10)
         placed_at = time.monotonic()
@@ -225,6 +229,7 @@ async def test_the_commands_of_the_banner_work_as_they_are_pasted(dsn: str, tmp_
             assert time.monotonic() - placed_at < 1.0, trade
         assert trade["tradeId"] == placed["tradeId"]
         assert (await shell(balance))["held"] == "0.00"
+        assert [each["quantity"] for each in (await shell(positions))["positions"]] == [10]
 
 
 async def shell(command: str) -> Any:
@@ -349,9 +354,9 @@ REFUSED: dict[tuple[str, ...], str] = {
 
 
 async def test_what_the_broker_refuses_is_shown_with_exit_code_1(served: tuple[Serving, Path]) -> None:
-    ended = await asyncio.gather(*(run("customer", "--data", served[1], *arguments) for arguments in REFUSED))
-    assert [(each.code, each.err) for each in ended] == [(1, "")] * len(REFUSED)
-    assert [json.loads(each.out)["code"] for each in ended] == list(REFUSED.values())
+    ended = await asyncio.gather(*(run("customer", *arguments, "--data", served[1]) for arguments in REFUSED))
+    assert [(each.code, each.out) for each in ended] == [(1, "")] * len(REFUSED)
+    assert [json.loads(each.err)["code"] for each in ended] == list(REFUSED.values())
 
 
 # ------------------------------------------------------------------ what cannot be done
@@ -388,14 +393,17 @@ WRONG = [
         "BROKER_WEBHOOK_SECRETS cannot be used: there is no secret in it.",
         variables={"BROKER_WEBHOOK_SECRETS": ","},
     ),
-    Wrong("verify --data FILE", "There is no broker's database in FILE. Name its folder with --data."),
-    Wrong(f"verify --database {NOWHERE}", "The database cannot be verified: "),
-    Wrong("verify --database nonsense", "The database cannot be verified: "),
-    Wrong("customer --data FOLDER show 1", "No broker runs on FOLDER, so its URL"),
-    Wrong("customer --data FILE show 1", "No broker runs on FILE, so its URL"),
-    Wrong("customer --data FOLDER --url http://127.0.0.1:1 show 1", "No broker runs on FOLDER, so its admin token"),
-    Wrong("customer --url http://127.0.0.1:1 show 1", "does not answer: ", variables=OPERATOR),
-    Wrong("customer --url nonsense show 1", "does not answer: ", variables=OPERATOR),
+    Wrong("verify --data FILE", "There is no broker's database in FILE. Name its folder with --data.", 2),
+    Wrong(f"verify --database {NOWHERE}", "The database cannot be verified: ", 2),
+    Wrong("verify --database nonsense", "The database cannot be verified: ", 2),
+    Wrong("customer --data FOLDER show 1", "The folder FOLDER has no running broker, so the broker's URL"),
+    Wrong("customer --data FILE show 1", "The folder FILE has no running broker, so the broker's URL"),
+    Wrong(
+        "customer --data FOLDER --url http://127.0.0.1:1 show 1",
+        "The folder FOLDER has no running broker, so the broker's admin token",
+    ),
+    Wrong("customer --url http://127.0.0.1:1 show 1", "does not answer (", variables=OPERATOR),
+    Wrong("customer --url nonsense show 1", "does not answer (", variables=OPERATOR),
     Wrong("customer --url OTHER show 1", "is no stockbroker: ", variables=OPERATOR),
     Wrong("exchange --port 65536 --data FOLDER", "port must be 0 to 65535, not 65536"),
     Wrong("exchange --port 0 --data FOLDER --lose 2", "The exchange cannot misbehave like that: "),
@@ -443,3 +451,31 @@ async def test_who_starts_at_the_same_time_agrees_on_one_secret(tmp_path: Path) 
         folder = tmp_path / str(number)
         found = await asyncio.gather(*(asyncio.to_thread(shared_webhook_secret, folder) for _ in range(8)))
         assert set(found) == {shared_webhook_secret(folder)}
+
+
+async def test_a_broker_goes_on_when_nobody_reads_what_it_prints(dsn: str, tmp_path: Path) -> None:
+    command = f"{BROKER} serve --demo 1 --port 0 --data {tmp_path} --database '{dsn}' | true"
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", f"{command} & wait", stderr=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    try:
+        url = await eventually(lambda: _running_url(tmp_path), within_s=20)
+        async with aiohttp.ClientSession() as http, http.get(f"{url}/readyz") as response:
+            assert response.status == 200
+    finally:
+        os.kill(read_json(tmp_path / "running.json")["pid"], signal.SIGTERM)
+        _, err = await asyncio.wait_for(process.communicate(), WITHIN_S)
+    assert b"Traceback" not in err
+
+
+async def _running_url(folder: Path) -> Any:
+    return read_json(folder / "running.json").get("url")
+
+
+async def test_demo_customers_of_one_database_survive_a_start_on_another(dsn: str, tmp_path: Path) -> None:
+    async with serving("--demo", 1, "--json", "--data", tmp_path, "--database", dsn) as first:
+        mine = first.ready["customers"]
+    async with serving("--demo", 1, "--json", "--data", tmp_path) as embedded:
+        assert embedded.ready["customers"] != mine
+    async with serving("--demo", 1, "--json", "--data", tmp_path, "--database", dsn) as again:
+        assert again.ready["customers"] == mine
