@@ -18,7 +18,7 @@ from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.messages import Report, ReportType
 from broker.core.types import CustomerId, Trade, TradeId
-from broker.db import DatabaseUnavailable
+from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.exchange import Exchange, ExchangeUnavailable, Refused
 from broker.metrics import Metrics
 from broker.shards import BrokenRule, Unanswered
@@ -258,5 +258,5 @@ class Dispatcher:
         """Take reports in; where that is not possible now, the sweep will ask again."""
         try:
             await self._take(reports)
-        except (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable) as error:
+        except (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable, RefusedByDatabase) as error:
             log.warning("reports.not_taken", error=str(error), reports=len(reports))

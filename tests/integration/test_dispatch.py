@@ -12,6 +12,7 @@ from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.messages import Report, ReportType
 from broker.core.types import Fill, Trade, TradeId
+from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.dispatch import Dispatcher
 from broker.exchange import ExchangeUnavailable, Refused
 from broker.metrics import Metrics
@@ -51,13 +52,14 @@ class Floor:
         self.exchange = ScriptedExchange()
         self.taken: list[Report] = []
         self.refuse_takes = 0
+        self.refusal: Exception = Overloaded("full")
         self.metrics = Metrics()
         self.desk = Dispatcher(self.exchange, "sim", self.take, config, self.metrics, random.Random(1))
 
     async def take(self, reports: Sequence[Report]) -> None:
         if self.refuse_takes:
             self.refuse_takes -= 1
-            raise Overloaded("full")
+            raise self.refusal
         self.taken.extend(reports)
         for report in reports:
             self.desk.done(report.trade_id)
@@ -176,8 +178,10 @@ async def test_a_refused_order_becomes_a_rejection() -> None:
         await here.heard(Report(trade.trade_id, ReportType.REJECTED, "sim", reason="unknown symbol"))
 
 
-async def test_what_the_shards_could_not_take_is_asked_for_again() -> None:
+@pytest.mark.parametrize("error", [Overloaded("full"), RefusedByDatabase("no", None), DatabaseUnavailable("away")])
+async def test_what_the_shards_could_not_take_is_asked_for_again(error: Exception) -> None:
     async with floor() as here:
+        here.refusal = error
         trade = a_trade()
         here.exchange.states[trade.trade_id] = [filled(trade)]
         here.refuse_takes = 2
