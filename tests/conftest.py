@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, settings
 
 from broker import log
 from broker.app import Running, serve
+from broker.commands.running import raise_open_files
 from broker.config import Config
 from broker.embedded import EmbeddedPostgres
 from broker.schema import install
 from broker.verify import verify
 
+raise_open_files()  # a test with 1,000 clients holds both ends of their connections
 log.configure("error")  # what a test expects to fail is no news
 settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("ci")

@@ -2,10 +2,15 @@
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import uvloop
+
+_OPEN_FILES = 65_536
+"""Open files where the system sets no limit."""
 
 
 class UsageError(Exception):
@@ -16,6 +21,14 @@ class UsageError(Exception):
         self.exit_code = exit_code
 
 
+def raise_open_files() -> None:
+    """Allow as many open sockets as the system permits us: the usual 1,024 is a default for programs, not for servers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, _OPEN_FILES)
+    with suppress(ValueError, OSError):  # macOS has a lower limit than it says: then it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run_until_signalled(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run a program on uvloop; SIGTERM and SIGINT set the event that asks it to stop."""
 
@@ -24,6 +37,8 @@ def run_until_signalled(work: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+    raise_open_files()
 
     async def program() -> None:
         stop = asyncio.Event()

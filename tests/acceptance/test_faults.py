@@ -20,10 +20,10 @@ pytestmark = pytest.mark.timeout(180)
 async def test_64_clients_place_10000_trades_for_500_customers(tmp_path: Path) -> None:
     async with System(tmp_path, customers=500) as system:
         clients = Clients(system, random.Random(1))
-        await clients.run(clients=64, trades=10_000)
+        await clients.run(clients=64, trades=10_048)  # 157 each
         assert (clients.refused, clients.unanswered) == (0, 0)
         trades = await check(system, clients)
-        assert len(trades) == clients.count == 9_984  # 64 times 156
+        assert len(trades) == clients.count == 10_048
         statuses = Counter(trade["status"] for trade in trades.values())
         assert statuses["FILLED"] > 5_000, statuses
         assert all(
