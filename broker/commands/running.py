@@ -22,7 +22,7 @@ class UsageError(Exception):
 
 
 def raise_open_files() -> None:
-    """Allow as many open sockets as the system permits us: the usual 1,024 is a default for programs, not for servers."""
+    """Allow as many open sockets as the system permits us: the usual 1,024 are for programs, not for servers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, _OPEN_FILES)
     with suppress(ValueError, OSError):  # macOS has a lower limit than it says: then it stays as it is
