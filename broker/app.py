@@ -74,8 +74,7 @@ async def serve(config: Config, stop: asyncio.Event, on_ready: Callable[[Running
         folder = stack.enter_context(DataFolder(config.data))
         listener = stack.enter_context(_listen(config.host, config.port))
         url = _url(config.host, listener)
-        embedded = await _embedded(config, folder, stack)
-        dsn = config.database or _running(embedded).dsn
+        dsn, embedded = await _database(config, folder, stack)
         await _install(dsn)
         database = Database(dsn, config)
         await database.open()
@@ -162,17 +161,13 @@ def _assemble(
     return _Parts(running, build_app(config, metrics, routes), shards, quotes, ledgers, work, config)
 
 
-async def _embedded(config: Config, folder: DataFolder, stack: AsyncExitStack) -> EmbeddedPostgres | None:
+async def _database(config: Config, folder: DataFolder, stack: AsyncExitStack) -> tuple[str, EmbeddedPostgres | None]:
+    """The DSN of the database; without one configured, a PostgreSQL starts in the data folder."""
     if config.database:
-        return None
+        return config.database, None
     embedded = await EmbeddedPostgres.start(folder.path, log)
     stack.push_async_callback(embedded.stop)
-    return embedded
-
-
-def _running(embedded: EmbeddedPostgres | None) -> EmbeddedPostgres:
-    assert embedded is not None
-    return embedded
+    return embedded.dsn, embedded
 
 
 async def _install(dsn: str) -> None:

@@ -7,7 +7,7 @@ Money = NewType("Money", int)
 """An amount or a price in units of $0.0001."""
 
 UNITS_PER_DOLLAR = 10_000
-MONEY_MAX = Money(10**15 * UNITS_PER_DOLLAR // 100)
+MONEY_MAX = Money(10**13 * UNITS_PER_DOLLAR)
 """$10 trillion: above any account, and far enough below BIGINT that no sum of balances overflows."""
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,14})(?:\.([0-9]{1,4}))?", re.ASCII)
