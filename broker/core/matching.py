@@ -22,16 +22,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from broker.core.money import Money
-from broker.core.types import Side
-
-
-class TimeInForce(StrEnum):
-    """How long an order may rest."""
-
-    DAY = "DAY"  # until the session ends
-    GTC = "GTC"  # until it is cancelled
-    IOC = "IOC"  # not at all
-    FOK = "FOK"  # not at all, and all or nothing
+from broker.core.types import Side, TimeInForce
 
 
 class Why(StrEnum):
@@ -208,12 +199,23 @@ class OrderBook:
         return [Cancelled(order_id, leaves, Why.ASKED)]
 
     def replace(
-        self, order_id: str, quantity: int, price: Money | None = None, stop_price: Money | None = None
+        self,
+        order_id: str,
+        quantity: int,
+        price: Money | None = None,
+        stop_price: Money | None = None,
+        new_id: str | None = None,
     ) -> list[Event]:
-        """Give an order a new total quantity (what is filled counts), price and stop price; None keeps the old one."""
+        """Give an order a new total quantity (what is filled counts), price and stop price; None keeps the old one.
+
+        `new_id` is what the order is called from then on, as where an exchange makes a new order of it; the first event
+        still names the old one.
+        """
         order = self._orders.get(order_id)
         if order is None:
             return [Rejected(order_id, Why.UNKNOWN)]
+        if new_id is not None and new_id in self._orders:
+            return [Rejected(order_id, Why.DUPLICATE)]
         price = order.price if price is None else price
         stop_price = order.stop_price if stop_price is None else stop_price
         leaves = quantity - order.filled
@@ -223,17 +225,22 @@ class OrderBook:
             order.quantity = quantity
             if order.leaves != leaves:
                 self._shrink(order, order.leaves - leaves)
+            if new_id is not None:
+                self._orders[new_id] = self._orders.pop(order_id)
+                order.order_id = new_id
             return [Replaced(order_id, kept_place=True)]
         was_waiting = self._waits(order)
         self._remove(order)
         # A new object: the old one may still stand, empty, in the line that it left.
-        order = replace(order, quantity=quantity, price=price, stop_price=stop_price, leaves=leaves)
+        order = replace(
+            order, order_id=new_id or order_id, quantity=quantity, price=price, stop_price=stop_price, leaves=leaves
+        )
         events: list[Event] = [Replaced(order_id, kept_place=False)]
         if was_waiting and stop_price is not None and not self._is_reached(order.side, stop_price):
             self._add_stop(order)
         else:
             if was_waiting:
-                events.append(Triggered(order_id))
+                events.append(Triggered(order.order_id))
             self._run(order, events)
         return events
 

@@ -27,6 +27,24 @@ class Side(StrEnum):
     SELL = "SELL"
 
 
+class OrderType(StrEnum):
+    """What an order waits for before it trades, and how far it goes (FIX OrdType)."""
+
+    MARKET = "market"  # trades at once, at the best prices there are
+    LIMIT = "limit"  # trades at its price or better, and rests until then
+    STOP = "stop"  # becomes a market order when a trade happens at its stop price or beyond
+    STOP_LIMIT = "stop_limit"  # becomes a limit order then
+
+
+class TimeInForce(StrEnum):
+    """How long an order may rest (FIX TimeInForce)."""
+
+    DAY = "day"  # until the session ends
+    GTC = "gtc"  # until it is cancelled
+    IOC = "ioc"  # not at all: what does not trade at once is cancelled
+    FOK = "fok"  # not at all, and all or nothing
+
+
 class Status(StrEnum):
     """Where a trade stands. The only table of changes between them is `broker.core.states`."""
 
