@@ -105,16 +105,19 @@ class Replaced(NamedTuple):
 
 Event = Accepted | Rejected | Traded | Cancelled | Expired | Triggered | Replaced
 
+# For what happens with every order: to look a member up in its enum, or to call the class of an event, takes longer
+# than the work in the book.
+_BUY, _IOC, _FOK, _ASKED = Side.BUY, TimeInForce.IOC, TimeInForce.FOK, Why.ASKED
+_event = tuple.__new__
+_NO_LIMIT = float("-inf")  # before every price, whatever the side
 
-class _Level:
+
+class _Level(deque[Order]):
     """The orders at one price, oldest first. Cancelled ones stay, empty, until they are reached or are too many."""
 
-    __slots__ = ("dead", "orders", "quantity")
-
-    def __init__(self) -> None:
-        self.orders: deque[Order] = deque()
-        self.quantity = 0
-        self.dead = 0
+    __slots__ = ("dead", "quantity")
+    dead: int
+    quantity: int
 
 
 class _Half:
@@ -134,40 +137,41 @@ class _Half:
         level = self.levels.get(key)
         if level is None:
             level = self.levels[key] = _Level()
+            level.quantity = level.dead = 0
             insort(self.keys, key)
-        level.orders.append(order)
+        level.append(order)
         level.quantity += order.leaves
 
-    def take(self, order: Order, quantity: int) -> None:
-        """Take quantity off a resting order; what becomes empty goes."""
+    def remove(self, order: Order) -> None:
         assert order.price is not None
         key = self.sign * order.price
         level = self.levels[key]
-        order.leaves -= quantity
-        level.quantity -= quantity
+        level.quantity -= order.leaves
+        order.leaves = 0
         if not level.quantity:
-            self.drop(key)
-        elif not order.leaves:
-            level.dead += 1
-            if level.dead > 16 and level.dead * 2 > len(level.orders):
-                level.orders = deque(resting for resting in level.orders if resting.leaves)
-                level.dead = 0
-
-    def drop(self, key: int) -> None:
-        del self.levels[key]
-        if self.keys[-1] == key:
-            self.keys.pop()
-        else:
+            del self.levels[key]
             del self.keys[bisect_left(self.keys, key)]
+            return
+        level.dead += 1
+        if level.dead > 16 and level.dead * 2 > len(level):
+            live = [resting for resting in level if resting.leaves]
+            level.clear()
+            level.extend(live)
+            level.dead = 0
+
+
+_Stop = tuple[int, int, Order]
+"""A stop order behind its place in line: the key of its stop price, and a ticket that no other has."""
 
 
 class OrderBook:
     """The resting and the stop orders of one symbol."""
 
     def __init__(self) -> None:
-        self._halves = {Side.BUY: _Half(1), Side.SELL: _Half(-1)}
+        self._bids, self._asks = _Half(1), _Half(-1)
         # Stop orders, nearest last: buys by falling, sells by rising stop price; behind it, later ones first.
-        self._stops: dict[Side, list[tuple[int, int, Order]]] = {Side.BUY: [], Side.SELL: []}
+        self._stops: dict[Side, list[_Stop]] = {Side.BUY: [], Side.SELL: []}
+        self._waiting: dict[str, _Stop] = {}  # the same, by order id
         self._orders: dict[str, Order] = {}
         self._ticket = 0
         self._last: Money | None = None
@@ -176,27 +180,32 @@ class OrderBook:
 
     def enter(self, order: Order) -> list[Event]:
         """A new order, and all that follows from it."""
-        why = self._refusal(order)
-        if why is not None:
-            return [Rejected(order.order_id, why)]
+        order_id, stop_price = order.order_id, order.stop_price
+        if order_id in self._orders:
+            return [Rejected(order_id, Why.DUPLICATE)]
+        if order.filled or not _are_possible(order.quantity, order.price, stop_price):
+            return [Rejected(order_id, Why.INVALID)]
         order.leaves = order.quantity
-        events: list[Event] = [Accepted(order.order_id)]
-        if order.stop_price is not None and not self._is_reached(order.side, order.stop_price):
-            self._add_stop(order)
-        else:
-            if order.stop_price is not None:
-                events.append(Triggered(order.order_id))
+        events: list[Event] = [_event(Accepted, (order_id,))]
+        if stop_price is not None:
+            if not self._is_reached(order.side, stop_price):
+                self._add_stop(order)
+                return events
+            events.append(Triggered(order_id))
+        if self._waiting:
             self._run(order, events)
+        else:
+            self._match(order, events)  # as there is nothing that it may trigger
         return events
 
     def cancel(self, order_id: str) -> list[Event]:
         """Take an order out."""
-        order = self._orders.get(order_id)
+        order = self._orders.pop(order_id, None)
         if order is None:
             return [Rejected(order_id, Why.UNKNOWN)]
         leaves = order.leaves
-        self._remove(order)
-        return [Cancelled(order_id, leaves, Why.ASKED)]
+        self._leave(order)
+        return [_event(Cancelled, (order_id, leaves, _ASKED))]
 
     def replace(
         self,
@@ -222,19 +231,16 @@ class OrderBook:
         if leaves <= 0 or not _are_possible(quantity, price, stop_price):
             return [Rejected(order_id, Why.INVALID)]
         if (price, stop_price) == (order.price, order.stop_price) and quantity <= order.quantity:
-            order.quantity = quantity
-            if order.leaves != leaves:
-                self._shrink(order, order.leaves - leaves)
+            self._shrink(order, quantity)
             if new_id is not None:
-                self._orders[new_id] = self._orders.pop(order_id)
-                order.order_id = new_id
+                self._rename(order, new_id)
             return [Replaced(order_id, kept_place=True)]
-        was_waiting = self._waits(order)
-        self._remove(order)
+        was_waiting = order_id in self._waiting
+        del self._orders[order_id]
+        self._leave(order)
         # A new object: the old one may still stand, empty, in the line that it left.
-        order = replace(
-            order, order_id=new_id or order_id, quantity=quantity, price=price, stop_price=stop_price, leaves=leaves
-        )
+        name = order_id if new_id is None else new_id
+        order = replace(order, order_id=name, quantity=quantity, price=price, stop_price=stop_price, leaves=leaves)
         events: list[Event] = [Replaced(order_id, kept_place=False)]
         if was_waiting and stop_price is not None and not self._is_reached(order.side, stop_price):
             self._add_stop(order)
@@ -245,11 +251,12 @@ class OrderBook:
         return events
 
     def end_session(self) -> list[Event]:
-        """Let every DAY order expire, oldest first."""
+        """Let every DAY order expire, oldest first; one that has a new name counts as new."""
         expiring = [order for order in self._orders.values() if order.time_in_force is TimeInForce.DAY]
         events: list[Event] = [Expired(order.order_id, order.leaves) for order in expiring]
         for order in expiring:
-            self._remove(order)
+            del self._orders[order.order_id]
+            self._leave(order)
         return events
 
     # -------------------------------------------------------------- what is there
@@ -260,7 +267,7 @@ class OrderBook:
 
     def depth(self, side: Side) -> Iterator[tuple[Money, int]]:
         """The prices of a side with what rests at each, best first."""
-        half = self._halves[side]
+        half = self._bids if side is _BUY else self._asks
         for key in reversed(half.keys):
             yield Money(half.sign * key), half.levels[key].quantity
 
@@ -276,81 +283,80 @@ class OrderBook:
 
     # -------------------------------------------------------------- trading
 
-    def _refusal(self, order: Order) -> Why | None:
-        if order.order_id in self._orders:
-            return Why.DUPLICATE
-        if not _are_possible(order.quantity, order.price, order.stop_price) or order.filled:
-            return Why.INVALID
-        return None
-
     def _run(self, order: Order, events: list[Event]) -> None:
         """Trade and rest an order, then every stop that its trades trigger, and theirs."""
-        triggered: deque[Order] = deque()
-        while True:
-            before = len(events)
-            self._match(order, events)
-            triggered.extend(self._triggered_by(events[before:]))
-            if not triggered:
-                return
-            order = triggered.popleft()
-            events.append(Triggered(order.order_id))
+        triggered = deque([order])
+        while triggered:
+            seen = len(events)
+            self._match(triggered.popleft(), events)
+            triggered.extend(self._triggered_by(events[seen:]))
+            if triggered:
+                events.append(Triggered(triggered[0].order_id))
 
     def _match(self, order: Order, events: list[Event]) -> None:
-        if order.time_in_force is TimeInForce.FOK and not self._fills_at_once(order):
+        """Trade an order with those who face it, and rest what is left."""
+        if order.time_in_force is _FOK and not self._fills_at_once(order):
             events.append(Cancelled(order.order_id, order.leaves, Why.ALL_OR_NOTHING))
             return
-        half = self._halves[Side.SELL if order.side is Side.BUY else Side.BUY]
-        worst = _worst_key(half, order.price)
-        owner, order_id, keys, leaves = order.owner, order.order_id, half.keys, order.leaves
-        while leaves and keys and keys[-1] >= worst:
-            key = keys[-1]
-            level = half.levels[key]
-            queue = level.orders
-            maker = queue[0]
-            if not maker.leaves:
-                queue.popleft()
+        own, facing = self._bids, self._asks
+        if order.side is not _BUY:
+            own, facing = facing, own
+        keys, price = facing.keys, order.price
+        worst = _NO_LIMIT if price is None else facing.sign * price
+        while keys and keys[-1] >= worst:
+            if not self._trade(order, facing, events):
+                return
+        if price is None:
+            events.append(Cancelled(order.order_id, order.leaves, Why.NO_LIQUIDITY))
+        elif order.time_in_force is _IOC:
+            events.append(Cancelled(order.order_id, order.leaves, Why.IMMEDIATE))
+        else:
+            own.add(order)
+            self._orders[order.order_id] = order
+
+    def _trade(self, order: Order, facing: _Half, events: list[Event]) -> bool:
+        """Trade an order with the best level that faces it. True if that was not enough, and nothing is in its way."""
+        level, orders = facing.levels[facing.keys[-1]], self._orders
+        order_id, owner, leaves = order.order_id, order.owner, order.leaves
+        while leaves and level:
+            maker = level[0]
+            there = maker.leaves
+            if not there:
+                level.popleft()
                 level.dead -= 1
                 continue
             if maker.owner == owner:
-                order.leaves = leaves
                 events.append(Cancelled(order_id, leaves, Why.SELF_TRADE))
-                return
-            quantity = min(leaves, maker.leaves)
+                break
+            maker_id = maker.order_id
+            if there <= leaves:
+                quantity = there
+                level.popleft()
+                del orders[maker_id]
+            else:
+                quantity = leaves
             leaves -= quantity
-            order.filled += quantity
+            maker.leaves = there - quantity
             maker.filled += quantity
-            maker.leaves -= quantity
-            level.quantity -= quantity
-            price = maker.price
-            assert price is not None
-            self._last = price
-            events.append(Traded(order_id, maker.order_id, quantity, price))
-            if not maker.leaves:
-                del self._orders[maker.order_id]
-                queue.popleft()
-                if not level.quantity:
-                    half.drop(key)
+            events.append(_event(Traded, (order_id, maker_id, quantity, maker.price)))
+            self._last = maker.price
+        quantity = order.leaves - leaves
+        order.filled += quantity
         order.leaves = leaves
-        if leaves:
-            self._rest(order, events)
-
-    def _rest(self, order: Order, events: list[Event]) -> None:
-        if order.price is None:
-            events.append(Cancelled(order.order_id, order.leaves, Why.NO_LIQUIDITY))
-        elif order.time_in_force is TimeInForce.IOC:
-            events.append(Cancelled(order.order_id, order.leaves, Why.IMMEDIATE))
-        else:
-            self._halves[order.side].add(order)
-            self._orders[order.order_id] = order
+        level.quantity -= quantity
+        if not level.quantity:
+            del facing.levels[facing.keys.pop()]
+        return leaves > 0 and not level
 
     def _fills_at_once(self, order: Order) -> bool:
         """Whether all of it would trade now, before it met an order of its own owner."""
-        half = self._halves[Side.SELL if order.side is Side.BUY else Side.BUY]
-        worst, wanted = _worst_key(half, order.price), order.leaves
+        half = self._asks if order.side is _BUY else self._bids
+        price, wanted = order.price, order.leaves
+        worst = _NO_LIMIT if price is None else half.sign * price
         for key in reversed(half.keys):
             if key < worst:
                 return False
-            for maker in half.levels[key].orders:
+            for maker in half.levels[key]:
                 if maker.leaves and maker.owner == order.owner:
                     return False
                 wanted -= maker.leaves
@@ -369,7 +375,9 @@ class OrderBook:
         assert order.stop_price is not None
         self._ticket += 1
         key = -order.stop_price if order.side is Side.BUY else order.stop_price
-        insort(self._stops[order.side], (key, -self._ticket, order))
+        stop = (key, -self._ticket, order)
+        insort(self._stops[order.side], stop)
+        self._waiting[order.order_id] = stop
         self._orders[order.order_id] = order
 
     def _triggered_by(self, events: list[Event]) -> Iterator[Order]:
@@ -381,31 +389,32 @@ class OrderBook:
             stops = self._stops[side]
             while stops and stops[-1][0] >= reached:
                 order = stops.pop()[2]
-                del self._orders[order.order_id]
+                del self._orders[order.order_id], self._waiting[order.order_id]
                 yield order
 
-    def _waits(self, order: Order) -> bool:
-        """Whether it is a stop order that was not triggered yet."""
-        return order.stop_price is not None and any(stop[2] is order for stop in self._stops[order.side])
-
-    def _remove(self, order: Order) -> None:
-        del self._orders[order.order_id]
-        if self._waits(order):
+    def _leave(self, order: Order) -> None:
+        """Take an order out of the line in which it stands."""
+        if order.stop_price is not None and order.order_id in self._waiting:
             stops = self._stops[order.side]
-            del stops[next(i for i, stop in enumerate(stops) if stop[2] is order)]
+            del stops[bisect_left(stops, self._waiting.pop(order.order_id))]
         else:
-            self._halves[order.side].take(order, order.leaves)
+            (self._bids if order.side is _BUY else self._asks).remove(order)
 
     def _shrink(self, order: Order, quantity: int) -> None:
-        if self._waits(order):
-            order.leaves -= quantity
-        else:
-            self._halves[order.side].take(order, quantity)
+        """Take a total quantity that is not larger."""
+        fewer = order.quantity - quantity
+        order.quantity = quantity
+        order.leaves -= fewer
+        if order.order_id not in self._waiting:
+            assert order.price is not None
+            half = self._bids if order.side is _BUY else self._asks
+            half.levels[half.sign * order.price].quantity -= fewer
 
-
-def _worst_key(half: _Half, price: Money | None) -> float:
-    """The last key at which an order with this limit trades with a half of the book."""
-    return float("-inf") if price is None else half.sign * price
+    def _rename(self, order: Order, new_id: str) -> None:
+        self._orders[new_id] = self._orders.pop(order.order_id)
+        if order.order_id in self._waiting:
+            self._waiting[new_id] = self._waiting.pop(order.order_id)
+        order.order_id = new_id
 
 
 def _are_possible(quantity: int, price: Money | None, stop_price: Money | None) -> bool:

@@ -120,14 +120,17 @@ class Obvious:
         self.remove(order)
         return [Cancelled(id_, order["leaves"], Why.ASKED)]
 
-    def replace(self, id_: str, quantity: int, price: int | None, stop: int | None) -> list[Event]:
+    def replace(self, id_: str, quantity: int, price: int | None, stop: int | None, new_id: str | None) -> list[Event]:
         order = self.find(id_)
         if order is None:
             return [Rejected(id_, Why.UNKNOWN)]
+        if new_id is not None and self.find(new_id) is not None:
+            return [Rejected(id_, Why.DUPLICATE)]
         price = order["price"] if price is None else price
         stop = order["stop"] if stop is None else stop
         if quantity <= order["filled"]:
             return [Rejected(id_, Why.INVALID)]
+        order["id"] = id_ if new_id is None else new_id
         if (price, stop) == (order["price"], order["stop"]) and quantity <= order["quantity"]:
             order["leaves"], order["quantity"] = quantity - order["filled"], quantity
             return [Replaced(id_, kept_place=True)]
@@ -164,7 +167,14 @@ enters = st.tuples(
     often(st.sampled_from([TimeInForce.GTC, TimeInForce.DAY]), st.sampled_from(TimeInForce)),
 )
 cancels = st.tuples(st.just("cancel"), ids)
-replaces = st.tuples(st.just("replace"), ids, st.integers(1, 12), often(st.none(), prices), often(st.none(), prices))
+replaces = st.tuples(
+    st.just("replace"),
+    ids,
+    st.integers(1, 12),
+    often(st.none(), prices),
+    often(st.none(), prices),
+    st.none() | ids,
+)
 
 
 @settings(max_examples=500)
@@ -183,12 +193,14 @@ def test_so_it_does_in_long_sessions_of_mostly_plain_orders() -> None:
 
 
 def a_step(rng: random.Random) -> Step:
-    id_, price = f"o{rng.randrange(12)}", Money(rng.randint(98, 102))
+    id_, price = f"{rng.choice('ooon')}{rng.randrange(12)}", Money(rng.randint(98, 102))
     kind = rng.random()
     if kind < 0.15:
         return ("cancel", id_)
     if kind < 0.35:
-        return ("replace", id_, rng.randint(1, 12), rng.choice([None, None, price]), rng.choice([None, None, price]))
+        new_id = rng.choice([None, f"o{rng.randrange(12)}", f"n{rng.randrange(12)}"])
+        moves = [rng.choice([None, None, price]) for _ in range(2)]
+        return ("replace", id_, rng.randint(1, 12), *moves, new_id)
     if kind < 0.36:
         return ("end",)
     plain = rng.random() < 0.7
@@ -229,13 +241,14 @@ def both_do_the_same(steps: list[Step]) -> None:
                 events = book.enter(Order(id_, owner, side, quantity, price, stop, tif))
             case ("cancel", id_):
                 expected, events = model.cancel(id_), book.cancel(id_)
-            case ("replace", id_, quantity, price, stop):
+            case ("replace", id_, quantity, price, stop, new_id):
                 known = model.find(id_)
                 if known is not None and known["stop"] is None:
                     stop = None  # a limit order has no stop to move
                 if known is not None and known["price"] is None:
                     price = None
-                expected, events = model.replace(id_, quantity, price, stop), book.replace(id_, quantity, price, stop)
+                expected = model.replace(id_, quantity, price, stop, new_id)
+                events = book.replace(id_, quantity, price, stop, new_id)
             case _:
                 day = [each for each in model.resting + model.stops if each["tif"] is TimeInForce.DAY]
                 expected, events = [Expired(each["id"], each["leaves"]) for each in day], book.end_session()

@@ -111,7 +111,35 @@ def test_thousands_of_cancels_leave_nothing_behind() -> None:
         here.enter(order(f"s{number}", SELL, 1, 101))
         here.cancel(f"s{number}")
     assert list(here.depth(SELL)) == [(101, 1)]
-    assert len(here._halves[SELL].levels[-101].orders) < 100
+    assert len(here._asks.levels[-101]) < 100
+
+
+def test_those_who_stay_trade_in_turn_among_thousands_that_were_cancelled() -> None:
+    here = OrderBook()
+    for number in range(3000):
+        here.enter(order(f"s{number}", SELL, 2, 101))
+    for number in range(3000):
+        if number % 7:
+            assert here.cancel(f"s{number}") == [Cancelled(f"s{number}", 2, Why.ASKED)]
+    stay = [f"s{number}" for number in range(0, 3000, 7)]
+    assert here.open_orders == stay
+    assert here.enter(order("b", BUY, 2 * len(stay) + 1, 101)) == [
+        Accepted("b"),
+        *(traded("b", id_, 2, 101) for id_ in stay),
+    ]
+    assert list(here.depth(BUY)) == [(101, 1)]
+    assert here.best(SELL) is None
+
+
+def test_any_of_many_stops_is_cancelled_and_the_others_keep_their_turns() -> None:
+    here = book(order("b1", BUY, 1, 100), order("b2", BUY, 100, 90))
+    for number in range(12):
+        here.enter(order(f"stop{number}", SELL, 1, stop_price=98 + number % 3))
+    for number in (0, 4, 7, 11):
+        assert here.cancel(f"stop{number}") == [Cancelled(f"stop{number}", 1, Why.ASKED)]
+    events = here.enter(order("s", SELL, 2, 90))
+    turns = [event.order_id for event in events if isinstance(event, Triggered)]
+    assert turns == ["stop2", "stop5", "stop8", "stop1", "stop10", "stop3", "stop6", "stop9"]
 
 
 def test_a_replacement_that_takes_away_keeps_its_place_and_any_other_does_not() -> None:
@@ -129,6 +157,153 @@ def test_a_replacement_counts_what_is_filled_and_may_trade_at_once() -> None:
     assert here.replace("s", 9, Money(104)) == [Replaced("s", kept_place=False), traded("s", "b", 4, 104)]
     assert list(here.depth(SELL)) == [(104, 1)]
     assert here.replace("nobody", 5) == [Rejected("nobody", Why.UNKNOWN)]
+
+
+def test_a_smaller_order_keeps_its_place_under_its_new_name() -> None:
+    here = book(order("s1", SELL, 5, 101), order("s2", SELL, 5, 101))
+    assert here.replace("s1", 3, new_id="n1") == [Replaced("s1", kept_place=True)]
+    assert list(here.depth(SELL)) == [(101, 8)]
+    assert sorted(here.open_orders) == ["n1", "s2"]
+    assert here.enter(order("b", BUY, 4, 101)) == [
+        Accepted("b"),
+        traded("b", "n1", 3, 101),
+        traded("b", "s2", 1, 101),
+    ]
+    assert here.open_orders == ["s2"]
+
+
+def test_a_new_name_alone_changes_nothing_else() -> None:
+    here = book(order("s1", SELL, 5, 101), order("s2", SELL, 5, 101))
+    assert here.replace("s1", 5, new_id="n1") == [Replaced("s1", kept_place=True)]
+    assert here.enter(order("b", BUY, 7, 101)) == [
+        Accepted("b"),
+        traded("b", "n1", 5, 101),
+        traded("b", "s2", 2, 101),
+    ]
+
+
+@pytest.mark.parametrize(("quantity", "price"), [(5, 102), (6, 101)])
+def test_another_price_or_more_goes_to_the_end_under_the_new_name(quantity: int, price: int) -> None:
+    here = book(order("s1", SELL, 5, 101), order("s2", SELL, 5, 102), order("s3", SELL, 5, 101))
+    assert here.replace("s1", quantity, Money(price), new_id="n1") == [Replaced("s1", kept_place=False)]
+    first, *rest = here.enter(order("b", BUY, 10 + quantity, 102))
+    assert first == Accepted("b")
+    assert rest == (
+        [traded("b", "s3", 5, 101), traded("b", "s2", 5, 102), traded("b", "n1", 5, 102)]
+        if price == 102
+        else [traded("b", "s3", 5, 101), traded("b", "n1", 6, 101), traded("b", "s2", 5, 102)]
+    )
+    assert here.open_orders == []
+
+
+def test_what_a_replacement_trades_it_trades_under_the_new_name() -> None:
+    here = book(order("s", SELL, 10, 105), order("b", BUY, 4, 104))
+    here.enter(order("x", BUY, 4, 105))
+    assert here.replace("s", 9, Money(104), new_id="n") == [
+        Replaced("s", kept_place=False),
+        traded("n", "b", 4, 104),
+    ]
+    assert here.enter(order("y", BUY, 1, 104)) == [Accepted("y"), traded("y", "n", 1, 104)]
+    assert here.open_orders == []
+
+
+def test_after_a_replacement_only_the_new_name_is_known() -> None:
+    for price in (None, Money(102)):
+        here = book(order("s", SELL, 5, 101))
+        here.replace("s", 4, price, new_id="n")
+        assert here.cancel("s") == [Rejected("s", Why.UNKNOWN)]
+        assert here.replace("s", 3) == [Rejected("s", Why.UNKNOWN)]
+        assert here.replace("n", 3, new_id="m") == [Replaced("n", kept_place=True)]
+        assert here.cancel("n") == [Rejected("n", Why.UNKNOWN)]
+        assert here.enter(order("s", SELL, 1, 103)) == [Accepted("s")]
+        assert here.enter(order("m", SELL, 1, 103)) == [Rejected("m", Why.DUPLICATE)]
+        assert here.cancel("m") == [Cancelled("m", 3, Why.ASKED)]
+        assert here.open_orders == ["s"]
+
+
+def test_a_name_that_is_taken_is_no_new_name() -> None:
+    here = book(order("s1", SELL, 5, 101), order("s2", SELL, 5, 101))
+    here.enter(order("stop", BUY, 1, stop_price=110))
+    for taken in ("s1", "s2", "stop"):
+        assert here.replace("s1", 3, new_id=taken) == [Rejected("s1", Why.DUPLICATE)]
+        assert here.replace("s1", 0, new_id=taken) == [Rejected("s1", Why.DUPLICATE)]
+    assert here.replace("nobody", 3, new_id="s1") == [Rejected("nobody", Why.UNKNOWN)]
+    assert here.replace("s1", 0, new_id="n1") == [Rejected("s1", Why.INVALID)]
+    assert here.open_orders == ["s1", "s2", "stop"]
+    assert list(here.depth(SELL)) == [(101, 10)]
+
+
+def test_an_empty_name_is_a_name() -> None:
+    for price in (None, Money(102)):
+        here = book(order("s", SELL, 5, 101))
+        here.replace("s", 4, price, new_id="")
+        assert here.open_orders == [""]
+
+
+def test_a_waiting_stop_is_renamed_where_it_waits() -> None:
+    here = book(order("b1", BUY, 1, 100), order("b2", BUY, 9, 99))
+    here.enter(order("stop1", SELL, 4, stop_price=100))
+    here.enter(order("stop2", SELL, 1, stop_price=100))
+    assert here.replace("stop1", 2, new_id="n1") == [Replaced("stop1", kept_place=True)]
+    assert here.cancel("stop1") == [Rejected("stop1", Why.UNKNOWN)]
+    assert here.enter(order("s", SELL, 1, 100)) == [
+        Accepted("s"),
+        traded("s", "b1", 1, 100),
+        Triggered("n1"),
+        traded("n1", "b2", 2, 99),
+        Triggered("stop2"),
+        traded("stop2", "b2", 1, 99),
+    ]
+
+
+def test_a_waiting_stop_that_moves_takes_its_new_name_along() -> None:
+    here = book(order("b1", BUY, 1, 100), order("b2", BUY, 9, 99))
+    here.enter(order("stop1", SELL, 1, stop_price=100))
+    here.enter(order("stop2", SELL, 1, stop_price=99))
+    assert here.replace("stop1", 1, stop_price=Money(99), new_id="n1") == [Replaced("stop1", kept_place=False)]
+    assert here.enter(order("s", SELL, 2, 99)) == [
+        Accepted("s"),
+        traded("s", "b1", 1, 100),
+        traded("s", "b2", 1, 99),
+        Triggered("stop2"),
+        traded("stop2", "b2", 1, 99),
+        Triggered("n1"),
+        traded("n1", "b2", 1, 99),
+    ]
+
+
+def test_a_stop_that_moves_to_where_trades_were_enters_under_its_new_name() -> None:
+    here = book(order("b1", BUY, 1, 100), order("b2", BUY, 9, 99))
+    here.enter(order("stop", SELL, 3, stop_price=95))
+    here.enter(order("s", SELL, 1, 100))
+    assert here.replace("stop", 2, stop_price=Money(100), new_id="n") == [
+        Replaced("stop", kept_place=False),
+        Triggered("n"),
+        traded("n", "b2", 2, 99),
+    ]
+
+
+@pytest.mark.parametrize("stop_price", [None, 105])
+def test_a_renamed_stop_is_cancelled_by_its_new_name(stop_price: int | None) -> None:
+    here = book(order("s1", SELL, 5, 101))
+    here.enter(order("stop", BUY, 4, stop_price=110))
+    here.replace("stop", 3, stop_price=None if stop_price is None else Money(stop_price), new_id="n")
+    assert here.replace("n", 2, new_id="m") == [Replaced("n", kept_place=True)]
+    assert here.cancel("m") == [Cancelled("m", 2, Why.ASKED)]
+    assert here.open_orders == ["s1"]
+    assert here.enter(order("b", BUY, 5, 101)) == [Accepted("b"), traded("b", "s1", 5, 101)]
+
+
+def test_a_session_ends_for_renamed_orders_by_their_new_names() -> None:
+    here = book(order("s1", SELL, 5, 101), order("s2", SELL, 5, 101), order("s3", SELL, 5, 101))
+    here.enter(order("stop", BUY, 4, stop_price=110))
+    here.replace("s2", 3, new_id="n2")
+    here.replace("stop", 3, new_id="n")
+    here.replace("s1", 2)
+    # Who got a new name counts as new.
+    assert here.end_session() == [Expired("s1", 2), Expired("s3", 5), Expired("n2", 3), Expired("n", 3)]
+    assert here.open_orders == []
+    assert here.best(SELL) is None
 
 
 def test_nobody_trades_with_himself() -> None:
