@@ -24,14 +24,14 @@ _MISBEHAVIOUR = {
     "reorder": "callbacks are shuffled across trades",
     "lose": "probability that a callback is never sent",
     "reject": 'probability that an order is rejected with "random error"',
-    "partial": "probability that an order fills in 2 to 4 parts",
+    "partial": "probability that a market order fills in 2 to 4 parts",
     "partial_gap_ms": "milliseconds before each of those parts",
-    "error": "probability that a request with orders is answered 500, and nothing was done",
-    "error_after": "probability that it is answered 500 although the orders were taken",
-    "timeout": "probability that the orders are taken and no answer comes",
+    "error": "probability that a request with orders or cancels is answered 500, and nothing was done",
+    "error_after": "probability that it is answered 500 although it was done",
+    "timeout": "probability that it is done and no answer comes",
     "timeout_s": "seconds until such a connection is closed",
     "callback_first": "callbacks are delivered before the request with the orders is answered",
-    "closed": 'the market is closed: every order is rejected with "past market hours"',
+    "closed": 'the market is closed: an order that cannot wait is rejected with "past market hours"',
 }
 
 
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--hours", choices=("always", "XNYS"), default="always", help="when it trades [always]")
     parser.add_argument("--seed", type=int, default=1, help="seed of prices and misbehaviour [1]")
     parser.add_argument("--tick-ms", type=int, default=250, help="milliseconds between two moves of the prices [250]")
-    parser.add_argument("--fill-delay-ms", type=int, default=0, help="milliseconds before an order fills [0]")
+    parser.add_argument("--fill-delay-ms", type=int, default=0, help="milliseconds before a market order fills [0]")
     parser.add_argument(
         "--data", type=Path, help="folder of its journal, so that it forgets nothing (default: one for each port)"
     )

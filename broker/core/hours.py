@@ -70,6 +70,22 @@ def next_open(at: datetime) -> datetime:
     raise AssertionError(f"no session within {_CLOSED_DAYS_MAX} days of {at}")
 
 
+def session_end(at: datetime) -> datetime:
+    """The close of the session that runs at this moment, or else of the next one, in UTC."""
+    day = _new_york_day(at)
+    today = session(day)
+    if today is not None and at < today.closes_at:
+        return today.closes_at
+    following = session(_new_york_day(next_open(at)))
+    assert following is not None, at
+    return following.closes_at
+
+
+def midnight(at: datetime) -> datetime:
+    """The next midnight in New York after this moment, in UTC."""
+    return _utc(_new_york_day(at) + timedelta(1), time())
+
+
 def _new_york_day(at: datetime) -> date:
     assert at.tzinfo is not None, "a moment without a time zone is not a moment"
     return at.astimezone(NEW_YORK).date()

@@ -46,6 +46,10 @@ class Callbacks:
             return False
         return self.waiting(url) + events <= self._limits.waiting_max
 
+    def overfull(self) -> list[str]:
+        """The URLs for which more waits than may: what rests in a book goes on trading."""
+        return [url for url, waiting in self._waiting.items() if waiting > self._limits.waiting_max]
+
     def push(self, callbacks: Sequence[Callback]) -> None:
         """Deliver these, beginning in the next turn of the event loop."""
         self._send(self._enter(callbacks))

@@ -37,19 +37,19 @@ class Misbehaviour:
     """Probability for each order that it is taken and then REJECTED with the reason "random error"."""
 
     partial: float = 0.0
-    """Probability for each order that it fills in 2 to 4 parts, one after another (`partial_gap_ms`)."""
+    """Probability for each market order, unless it is `fok`, that it trades in 2 to 4 parts (`partial_gap_ms`)."""
 
     partial_gap_ms: int = 50
     """Milliseconds before each part of such an order. Off where nothing fills in parts."""
 
     error: float = 0.0
-    """Probability for each POST of orders that it is answered 500, and nothing was done."""
+    """Probability for each POST of orders or cancels that it is answered 500, and nothing was done."""
 
     error_after: float = 0.0
-    """Probability for each POST of orders that it is answered 500, although the orders were taken."""
+    """Probability for each POST of orders or cancels that it is answered 500, although they were taken."""
 
     timeout: float = 0.0
-    """Probability for each POST of orders that the orders are taken and the answer does not come (`timeout_s`)."""
+    """Probability for each POST of orders or cancels that they are taken and no answer comes (`timeout_s`)."""
 
     timeout_s: float = 60.0
     """Seconds for which such a request is held before its connection is closed without an answer."""
@@ -58,7 +58,7 @@ class Misbehaviour:
     """Yes or no: events are delivered before the request that caused them is answered."""
 
     closed: bool = False
-    """Yes or no: the market is closed, every order is REJECTED with `past market hours`."""
+    """Yes or no: the market is closed. Orders that can wait do, the others are REJECTED: `past market hours`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -69,7 +69,7 @@ class Misbehaviour:
 
 
 class Reply(Enum):
-    """How a POST of orders is answered."""
+    """How a POST of orders or cancels is answered."""
 
     HONEST = auto()
     ERROR = auto()
@@ -86,7 +86,7 @@ class Faults:
         self._timing = Random(random.getrandbits(64))  # noqa: S311 - draws whose number depends on the network
 
     def reply(self) -> Reply:
-        """How the next POST of orders is answered."""
+        """How the next POST of orders or cancels is answered."""
         if self._happens(self.settings.error):
             return Reply.ERROR
         if self._happens(self.settings.error_after):

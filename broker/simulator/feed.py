@@ -1,7 +1,7 @@
 """Market data: a snapshot to each new socket, then what changed, encoded once for all of them."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from broker.core.money import format_money
 from broker.core.types import Symbol
-from broker.simulator.market import Market
+from broker.simulator.market import Quote
 
 log = structlog.get_logger(__name__)
 
@@ -38,21 +38,26 @@ class _Subscriber:
 
 
 class Feed:
-    """Moves the market and tells every socket. A socket that does not keep up is dropped: its client comes again."""
+    """Tells every socket of the quotes. A socket that does not keep up is dropped: its client comes again."""
 
-    def __init__(self, market: Market, clock: Callable[[], datetime], sockets_max: int, messages_max: int) -> None:
-        self._market = market
+    def __init__(
+        self,
+        current: Mapping[Symbol, Quote],
+        clock: Callable[[], datetime],
+        sockets_max: int,
+        messages_max: int,
+    ) -> None:
+        self._current = current
         self._clock = clock
         self._sockets_max = sockets_max
         self._messages_max = messages_max
         self._subscribers: set[_Subscriber] = set()
         self._quotes: dict[Symbol, bytes] = {}
         self._sequence = 1
-        self._encode(market.quotes)
+        self._encode(current)
 
-    def tick(self) -> None:
-        """Move the market once and send the quotes that changed."""
-        changed = self._market.tick()
+    def publish(self, changed: Sequence[Symbol]) -> None:
+        """Send the quotes that changed."""
         if not changed:
             return
         self._encode(changed)
@@ -104,7 +109,7 @@ class Feed:
     def _encode(self, symbols: Iterable[Symbol]) -> None:
         at = self._clock().isoformat(timespec="microseconds")
         for symbol in symbols:
-            quote = self._market.quotes[symbol]
+            quote = self._current[symbol]
             self._quotes[symbol] = _ENCODE.encode(
                 WireQuote(symbol, format_money(quote.bid), format_money(quote.ask), format_money(quote.last), at)
             )

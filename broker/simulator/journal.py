@@ -1,8 +1,9 @@
 """So that a killed exchange forgets nothing: an append-only file of JSON lines, read again at the next start.
 
-Three kinds of line; of two about the same order the later one holds:
+Four kinds of line; of two about the same order the later one holds:
 
     {"order": {...}}                                  an order's whole state after it changed
+    {"of": "0199…", "execution": {...}}               ... after it changed by one execution only
     {"number": 17, "url": "http://…", "event": {...}} an event that has to be delivered
     {"acked": [17, 18]}                               events that were delivered, or are never to be sent
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.simulator.orders import Order
+from broker.simulator.orders import Execution, Order
 
 FILE_NAME = "exchange.journal"
 
@@ -43,6 +44,8 @@ class Record(msgspec.Struct, gc=False):
     """One line, of any kind."""
 
     order: Order | None = None
+    of: str = ""
+    execution: Execution | None = None
     number: int = 0
     url: str = ""
     event: msgspec.Raw = msgspec.Raw()
@@ -56,6 +59,11 @@ _ENCODE = msgspec.json.Encoder()
 def order_line(order: Order) -> bytes:
     """The line about an order's state."""
     return b'{"order":%s}\n' % _ENCODE.encode(order)
+
+
+def execution_line(order_id: str, execution: Execution) -> bytes:
+    """The line about one more execution of an order."""
+    return b'{"of":"%s","execution":%s}\n' % (order_id.encode(), _ENCODE.encode(execution))
 
 
 def callback_line(callback: Callback) -> bytes:

@@ -1,4 +1,6 @@
-"""The moving quotes: a random walk for each symbol, pulled back to where it began, on the cent grid.
+"""The fair prices: a random walk for each symbol, pulled back to where it began, on the cent grid.
+
+What a symbol trades at is its book's; the market maker there follows what is here.
 
 Pure and seeded: the random source comes in as an argument, and nothing here knows the time. With the same seed the
 prices are the same, tick by tick.
@@ -33,7 +35,7 @@ class Ticker:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a symbol trades at: always 0 < bid < last <= ask, whole cents."""
+    """What a symbol trades at. A fair one: always 0 < bid < last <= ask, whole cents."""
 
     symbol: Symbol
     bid: Money
@@ -71,7 +73,7 @@ class _Walk:
 
 
 class Market:
-    """Every listed symbol with its quote of the moment. Its one writer is whoever calls `tick`."""
+    """Every listed symbol with its fair quote of the moment. Its one writer is whoever calls `tick`."""
 
     def __init__(self, tickers: Iterable[Ticker], random: Random) -> None:
         self._random = random

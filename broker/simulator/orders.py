@@ -7,43 +7,56 @@ from collections.abc import Iterator
 import msgspec
 
 from broker.core.money import Money, format_money
-from broker.core.types import Side
-from broker.simulator.wire import (
-    ExecutionState,
-    NewOrder,
-    OrderState,
-    OrderStatus,
-    OrderType,
-    max_price_of,
+from broker.core.types import OrderType, Side, Symbol, TimeInForce
+from broker.simulator.wire import ExecutionState, OrderState, OrderStatus, Replaces
+
+FINISHED = frozenset(
+    {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REPLACED}
 )
 
-FINISHED = frozenset({OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.CANCELLED, OrderStatus.EXPIRED})
 
-
-class Execution(msgspec.Struct, gc=False):
+class Execution(msgspec.Struct, gc=False, omit_defaults=True):
     quantity: int
     price: Money
     at: str
+    busted: bool = False
+    corrects: int = 0
+    """The number of the execution in whose place this one stands; 0: it is one of its own."""
 
 
-class Order(msgspec.Struct, gc=False):
-    """One order with its executions; the n-th has the id `{order id}-{n}`. Its one writer is the exchange."""
+class Order(msgspec.Struct, gc=False, omit_defaults=True):
+    """One order with its executions; the n-th has the id `{order id}-{n}`. Its one writer is the exchange.
+
+    What stands below `executions` is the exchange's own: it is in the journal, and in no answer.
+    """
 
     id: str
-    symbol: str
+    symbol: Symbol
     side: Side
     type: OrderType
     quantity: int
     max_price: Money | None
     callback_url: str
+    price: Money | None = None
+    stop_price: Money | None = None
+    time_in_force: TimeInForce = TimeInForce.DAY
+    replaces: Replaces | None = None
     status: OrderStatus = OrderStatus.ACCEPTED
     filled_quantity: int = 0
     reason: str | None = None
     executions: tuple[Execution, ...] = ()
+    rank: int = 0
+    """Its place in the line of all orders, by which they enter their books: lower is earlier."""
+    triggered: bool = False
+    """A stop that was reached: it is an ordinary order by now."""
+    expires_at: str | None = None
+    """The end of the session that it belongs to, once it has to wait; None: it waits for ever."""
+    carried: int = 0
+    """Its filled quantity is so much less than its book's figure, which counts from when its place was taken."""
 
     def __post_init__(self) -> None:
         """A million orders share the few texts that they have in common, also when they come from the journal."""
-        self.symbol = sys.intern(self.symbol)
+        self.symbol = Symbol(sys.intern(self.symbol))
         self.callback_url = sys.intern(self.callback_url)
         for execution in self.executions:
             execution.at = sys.intern(execution.at)
@@ -55,31 +68,55 @@ class Order(msgspec.Struct, gc=False):
 
     @property
     def filled_value(self) -> int:
-        """What its executions cost or brought, in money."""
-        return sum(execution.quantity * execution.price for execution in self.executions)
+        """What its executions cost or brought, in money; what was taken back did neither."""
+        return sum(execution.quantity * execution.price for execution in self.executions if not execution.busted)
 
     @property
     def is_finished(self) -> bool:
         return self.status in FINISHED
 
-    def asks_the_same(self, new: NewOrder) -> bool:
-        """Whether a valid order has this one's content.
+    def execute(self, execution: Execution) -> None:
+        """Shares changed hands."""
+        self.executions += (execution,)
+        self.filled_quantity += execution.quantity
+        if self.filled_quantity == self.quantity:
+            self.status = OrderStatus.FILLED
+        else:
+            assert self.filled_quantity < self.quantity, self
+            self.status = OrderStatus.PARTIALLY_FILLED
+
+    def asks_the_same(self, other: "Order") -> bool:
+        """Whether another order, as it came in, has this one's content.
 
         The callback URL is no part of it: a broker that came back at another address asks for the same trade.
         """
         return (
-            self.symbol == new.symbol
-            and self.side is new.side
-            and self.type is new.type
-            and self.quantity == new.quantity
-            and self.max_price == max_price_of(new)
+            self.symbol == other.symbol
+            and self.side is other.side
+            and self.type is other.type
+            and self.quantity == other.quantity
+            and self.max_price == other.max_price
+            and self.price == other.price
+            and self.stop_price == other.stop_price
+            and self.time_in_force is other.time_in_force
+            and self.replaces == other.replaces
         )
+
+    def execution_id(self, number: int) -> str:
+        return f"{self.id}-{number}"
 
     def state(self) -> OrderState:
         """The order as a lookup shows it."""
         executions = [
-            ExecutionState(f"{self.id}-{n}", execution.quantity, format_money(execution.price), execution.at)
-            for n, execution in enumerate(self.executions, 1)
+            ExecutionState(
+                self.execution_id(number),
+                execution.quantity,
+                format_money(execution.price),
+                execution.at,
+                execution.busted,
+                self.execution_id(execution.corrects) if execution.corrects else None,
+            )
+            for number, execution in enumerate(self.executions, 1)
         ]
         return OrderState(
             self.id,
@@ -87,16 +124,14 @@ class Order(msgspec.Struct, gc=False):
             self.side,
             self.type,
             self.quantity,
+            None if self.price is None else format_money(self.price),
+            None if self.stop_price is None else format_money(self.stop_price),
+            self.time_in_force,
             self.status,
             self.filled_quantity,
             self.reason,
             executions,
         )
-
-
-def order_from(new: NewOrder) -> Order:
-    """A valid order as it is when it has just been taken."""
-    return Order(new.id, new.symbol, new.side, new.type, new.quantity, max_price_of(new), new.callback_url)
 
 
 class Orders:
@@ -105,22 +140,33 @@ class Orders:
     def __init__(self, finished_max: int) -> None:
         self._finished_max = finished_max
         self._orders: dict[str, Order] = {}
+        self._open: dict[str, Order] = {}
         self._finished: deque[str] = deque()
 
     def get(self, order_id: str) -> Order | None:
         return self._orders.get(order_id)
 
+    def add(self, order: Order) -> None:
+        """Remember an order that is open and was not known."""
+        self._orders[order.id] = self._open[order.id] = order
+
     def put(self, order: Order) -> None:
-        """Remember an order, or its newer state. A finished one never changes again."""
+        """Remember an order, or its newer state. A finished one stays finished."""
         before = self._orders.get(order.id)
-        assert before is None or before is order or not before.is_finished, order.id
+        if before is not None and order.id not in self._open:
+            assert order.is_finished, order.id
+            self._orders[order.id] = order  # an execution of it was taken back
+            return
         self._orders[order.id] = order
         if order.is_finished:
+            self._open.pop(order.id, None)
             self._finish(order)
+        else:
+            self._open[order.id] = order
 
-    def open(self) -> Iterator[Order]:
-        """Those that are not finished, oldest first."""
-        return (order for order in self._orders.values() if not order.is_finished)
+    def open(self) -> list[Order]:
+        """Those that are not finished, in their line."""
+        return sorted(self._open.values(), key=lambda order: order.rank)
 
     def all(self) -> Iterator[Order]:
         """Every order that is remembered: the finished ones as they finished, then the open ones."""
@@ -129,7 +175,7 @@ class Orders:
 
     @property
     def open_count(self) -> int:
-        return len(self._orders) - len(self._finished)
+        return len(self._open)
 
     def _finish(self, order: Order) -> None:
         self._finished.append(order.id)

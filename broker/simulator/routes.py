@@ -9,11 +9,22 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from broker.simulator.admission import Inadmissible
+from broker.simulator.amendments import Refusal
 from broker.simulator.faults import Reply
 from broker.simulator.feed import Feed
 from broker.simulator.market import Market
 from broker.simulator.venue import Unavailable, Venue
-from broker.simulator.wire import IDS_PER_LOOKUP_MAX, BadBody, parse_orders
+from broker.simulator.wire import (
+    IDS_PER_LOOKUP_MAX,
+    BadBody,
+    Bust,
+    Correction,
+    OrderState,
+    parse_body,
+    parse_cancels,
+    parse_orders,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +34,7 @@ FEED = web.AppKey("feed", Feed)
 STOPPING = web.AppKey("stopping", asyncio.Event)
 
 _ENCODE = msgspec.json.Encoder()
+_STATUS = {Refusal.UNKNOWN: 404, Refusal.BUSTED: 409, Refusal.TOO_MANY: 400}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -31,7 +43,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Give every failure the contract's form: {"error": sentence}."""
     try:
         return await handler(request)
-    except BadBody as error:
+    except (BadBody, Inadmissible) as error:
         return _failure(400, str(error))
     except Unavailable as error:
         return _failure(503, str(error))
@@ -53,11 +65,29 @@ async def post_orders(request: web.Request) -> web.StreamResponse:
     if reply is Reply.ERROR:
         return _failure(500, "an error on purpose: nothing was done")
     results = await venue.accept(orders)
-    if reply is Reply.ERROR_AFTER:
-        return _failure(500, "an error on purpose: the orders were taken")
-    if reply is Reply.TIMEOUT:
-        return await _no_answer(request)
-    return _json(results if is_array else results[0])
+    return await _answer(request, reply, results if is_array else results[0])
+
+
+async def post_cancels(request: web.Request) -> web.StreamResponse:
+    """Take what is left of these orders out."""
+    venue = request.app[VENUE]
+    order_ids = parse_cancels(await request.read())
+    reply = venue.faults.reply()
+    if reply is Reply.ERROR:
+        return _failure(500, "an error on purpose: nothing was done")
+    return await _answer(request, reply, await venue.cancel(order_ids))
+
+
+async def bust_execution(request: web.Request) -> web.StreamResponse:
+    """An operator takes an execution back."""
+    bust = parse_body(await request.read(), Bust)
+    return _amended(request.app[VENUE].bust(request.match_info["id"], bust))
+
+
+async def correct_execution(request: web.Request) -> web.StreamResponse:
+    """An operator puts other figures in the place of an execution's."""
+    correction = parse_body(await request.read(), Correction)
+    return _amended(request.app[VENUE].correct(request.match_info["id"], correction))
 
 
 async def get_order(request: web.Request) -> web.StreamResponse:
@@ -93,12 +123,30 @@ async def get_health(request: web.Request) -> web.StreamResponse:
 
 ROUTES = [
     web.post("/v1/orders", post_orders),
+    web.post("/v1/cancels", post_cancels),
+    web.post("/v1/executions/{id}/bust", bust_execution),
+    web.post("/v1/executions/{id}/correct", correct_execution),
     web.get("/v1/orders", get_orders),
     web.get("/v1/orders/{id}", get_order),
     web.get("/v1/symbols", get_symbols),
     web.get("/v1/feed", get_feed),
     web.get("/healthz", get_health),
 ]
+
+
+async def _answer(request: web.Request, reply: Reply, content: Any) -> web.StreamResponse:
+    """What was done is answered, or not."""
+    if reply is Reply.ERROR_AFTER:
+        return _failure(500, "an error on purpose: it was done all the same")
+    if reply is Reply.TIMEOUT:
+        return await _no_answer(request)
+    return _json(content)
+
+
+def _amended(state: OrderState | Refusal) -> web.Response:
+    if isinstance(state, Refusal):
+        return _failure(_STATUS[state], str(state))
+    return _json(state)
 
 
 async def _no_answer(request: web.Request) -> web.StreamResponse:

@@ -1,13 +1,15 @@
 """The life of the simulated exchange: what starts with it, ticks in it and stops with it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Self
 
 import structlog
 from aiohttp import web
 
+from broker.simulator.books import Books
 from broker.simulator.feed import Feed
 from broker.simulator.market import Market
 from broker.simulator.routes import FEED, MARKET, ROUTES, STOPPING, VENUE, errors_as_json
@@ -19,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _BODY_MAX = 1024 * 1024
 _STOP_WITHIN_S = 0.5
+_WATCH_S = 0.25
 
 
 class SimulatedExchange:
@@ -73,16 +76,20 @@ class SimulatedExchange:
         """Everything that lives between the application's start and its end."""
         settings = self._settings
         market = Market(listed_tickers(), Random(f"{settings.seed} market"))  # noqa: S311 - prices, no secrets
-        venue = Venue(settings, self._secret, market)
-        feed = Feed(market, settings.clock, settings.feed_sockets_max, settings.feed_messages_max)
+        books = Books(market, Random(f"{settings.seed} noise"))  # noqa: S311 - as above
+        venue = Venue(settings, self._secret, books)
+        feed = Feed(books.quotes, settings.clock, settings.feed_sockets_max, settings.feed_messages_max)
         app[MARKET], app[VENUE], app[FEED], app[STOPPING] = market, venue, feed, asyncio.Event()
-        ticking = asyncio.create_task(_tick(feed, settings.tick_ms), name="market ticks")
+        tasks: list[asyncio.Task[None]] = []
         try:
             await venue.open()
+            tasks.append(asyncio.create_task(_tick(venue, feed, settings.tick_ms), name="market ticks"))
+            tasks.append(asyncio.create_task(_watch(venue), name="sessions"))
             yield
         finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await venue.close()
 
 
@@ -93,12 +100,27 @@ async def _release_requests(app: web.Application) -> None:
         await app[FEED].close()
 
 
-async def _tick(feed: Feed, tick_ms: int) -> None:
-    """Move the market for ever. A tick that fails is a bug: it is logged, and the market stands still."""
-    while tick_ms:
-        await asyncio.sleep(tick_ms / 1000)
-        try:
-            feed.tick()
-        except Exception:
-            log.exception("market.tick_failed")
-            raise
+async def _tick(venue: Venue, feed: Feed, tick_ms: int) -> None:
+    """Let the market act for ever. Where prices stand still, what customers took comes back all the same."""
+    while True:
+        await asyncio.sleep(tick_ms / 1000 or _WATCH_S)
+        with _logged("market.tick_failed"):
+            feed.publish(venue.tick(moves=tick_ms > 0))
+
+
+async def _watch(venue: Venue) -> None:
+    """Let sessions begin and end in time, however far apart the ticks are."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        with _logged("exchange.watch_failed"):
+            venue.advance()
+
+
+@contextmanager
+def _logged(event: str) -> Iterator[None]:
+    """What fails here is a bug: it is logged, and the task that it ends stands still."""
+    try:
+        yield
+    except Exception:
+        log.exception(event)
+        raise

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from broker.simulator.delivery import DeliveryLimits
 from broker.simulator.faults import Misbehaviour
+from broker.simulator.sessions import Hours
 
 
 def _now() -> datetime:
@@ -24,17 +24,17 @@ class ExchangeSettings:
     port: int = 0
     """The port to listen on; 0 takes any that is free."""
 
-    hours: Literal["always", "XNYS"] = "always"
+    hours: Hours = "always"
     """When it trades: around the clock, or in New York's regular sessions."""
 
     seed: int = 0
     """Two exchanges with the same seed quote the same prices, tick by tick, and draw the same faults."""
 
     tick_ms: int = 250
-    """Milliseconds between two moves of the market; 0 lets every price stand still."""
+    """Milliseconds between two moves of the market; 0 lets it stand still: only customers move prices then."""
 
     fill_delay_ms: int = 0
-    """Milliseconds for which an order rests before it fills; 0 fills at once."""
+    """Milliseconds for which a market order rests before it trades; 0 lets it trade at once."""
 
     journal: Path | None = None
     """The folder of the journal; without one a stopped exchange forgets everything."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from itertools import chain, count
 from random import Random
 from sys import intern
@@ -11,20 +10,27 @@ from sys import intern
 import msgspec
 import structlog
 
-from broker.core import hours
+from broker.core.types import Symbol
+from broker.simulator.admission import execution_price
 from broker.simulator.agenda import Agenda
+from broker.simulator.amendments import Refusal
+from broker.simulator.books import Books
 from broker.simulator.callbacks import Callbacks
-from broker.simulator.exchange import Exchange, Outcome
+from broker.simulator.exchange import Exchange
 from broker.simulator.faults import Faults
-from broker.simulator.journal import Callback, Journal, acked_line, callback_line, order_line
-from broker.simulator.market import Market
+from broker.simulator.journal import Callback, Journal, acked_line, callback_line, execution_line, order_line
 from broker.simulator.orders import Orders
+from broker.simulator.outcome import Outcome
+from broker.simulator.sessions import Sessions
 from broker.simulator.settings import ExchangeSettings
-from broker.simulator.wire import NewOrder, OrderState, Result, Unreadable
+from broker.simulator.wire import Bust, CancelResult, Correction, NewOrder, OrderState, Result, Unreadable
 
 log = structlog.get_logger(__name__)
 
 _ENCODE = msgspec.json.Encoder()
+
+
+TOO_MANY_CALLBACKS = "too many callbacks wait"
 
 
 class Unavailable(Exception):
@@ -34,14 +40,14 @@ class Unavailable(Exception):
 class Venue:
     """Exchange, journal and callbacks together. `open` it inside the event loop that it is to work in."""
 
-    def __init__(self, settings: ExchangeSettings, secret: bytes, market: Market) -> None:
+    def __init__(self, settings: ExchangeSettings, secret: bytes, books: Books) -> None:
         self._settings = settings
         self._clock = settings.clock
         self.faults = Faults(settings.misbehaviour, Random(f"{settings.seed} faults"))  # noqa: S311 - no secret
         self._orders = Orders(settings.finished_max)
-        self._exchange = Exchange(
-            market, self._orders, self.faults, self._trades_at, fills_at_once=not settings.fill_delay_ms
-        )
+        self._books = books
+        sessions = Sessions(settings.hours, settings.misbehaviour.closed)
+        self._exchange = Exchange(books, self._orders, self.faults, sessions, fills_at_once=not settings.fill_delay_ms)
         self._callbacks = Callbacks(secret, self.faults, settings.delivery, self._acknowledged)
         self._resting = Agenda[tuple[str, list[int]]](self._fill_due)
         self._numbers = count(1)
@@ -57,7 +63,7 @@ class Venue:
         self._journal = Journal(self._settings.journal)
         pending = await asyncio.to_thread(self._recover, self._journal)
         self._callbacks.push(pending)
-        self._rest((order.id, [order.leaves_quantity]) for order in self._orders.open())
+        self._tell(self._exchange.recover(self._clock()))
         log.info("exchange.recovered", open_orders=self._orders.open_count, callbacks=len(pending))
 
     async def close(self) -> None:
@@ -79,6 +85,50 @@ class Venue:
     async def accept(self, batch: Sequence[NewOrder | Unreadable]) -> list[Result]:
         """Take orders. When this returns, whatever it answers outlives a kill of the exchange."""
         outcome = self._exchange.accept(batch, self._clock())
+        await self._promise(outcome)
+        return outcome.results
+
+    async def cancel(self, order_ids: Sequence[str]) -> list[CancelResult]:
+        """Cancel orders. What it answers outlives a kill likewise."""
+        self._mend()
+        outcome = self._exchange.cancel(order_ids, self._clock())
+        await self._promise(outcome)
+        return outcome.cancels
+
+    def bust(self, execution_id: str, bust: Bust) -> OrderState | Refusal:
+        """Take an execution back; the order's state after it."""
+        self._mend()
+        return self._amended(self._exchange.bust(execution_id, bust.reason, self._clock()))
+
+    def correct(self, execution_id: str, correction: Correction) -> OrderState | Refusal:
+        """Put another execution in its place; the order's state after it. Raises Inadmissible."""
+        self._mend()
+        price = None if correction.price is None else execution_price(correction.price)
+        return self._amended(self._exchange.correct(execution_id, correction.quantity, price, self._clock()))
+
+    def tick(self, *, moves: bool) -> list[Symbol]:
+        """Let the market act; the symbols whose quote changed. None while what it does could not be written down."""
+        if self._broken is not None and not self._write([]):
+            return []
+        self._tell(self._exchange.tick(self._clock(), moves))
+        return self._books.requoted()
+
+    def advance(self) -> None:
+        """Let the session begin or end where it is time to, and see that what waits stays bounded."""
+        if self._broken is not None and not self._write([]):
+            return
+        self._tell(self._exchange.advance(self._clock()))
+        for url in self._callbacks.overfull():
+            self._tell(self._exchange.cancel_all(url, TOO_MANY_CALLBACKS, self._clock()))
+
+    def lookup(self, order_ids: Iterable[str]) -> list[OrderState]:
+        """The states of those orders that are known. Raises Unavailable where memory is ahead of the journal."""
+        self._mend()
+        found = (self._orders.get(order_id) for order_id in order_ids)
+        return [order.state() for order in found if order is not None]
+
+    async def _promise(self, outcome: Outcome) -> None:
+        """Write down what is about to be answered, and tell it. Raises Unavailable where it could not be written."""
         callbacks = self._record(outcome)
         self._rest(outcome.resting)
         if self._broken is not None:
@@ -87,25 +137,29 @@ class Venue:
             await self._callbacks.deliver_first(callbacks)
         else:
             self._callbacks.push(callbacks)
-        return outcome.results
 
-    def lookup(self, order_ids: Iterable[str]) -> list[OrderState]:
-        """The states of those orders that are known. Raises Unavailable where memory is ahead of the journal."""
-        self._mend()
-        found = (self._orders.get(order_id) for order_id in order_ids)
-        return [order.state() for order in found if order is not None]
+    def _tell(self, outcome: Outcome) -> None:
+        """Write down and tell what happened without anybody having asked."""
+        callbacks = self._record(outcome)
+        self._rest(outcome.resting)
+        self._callbacks.push(callbacks)
 
-    def _trades_at(self, at: datetime) -> bool:
-        if self.faults.settings.closed:
-            return False
-        return self._settings.hours == "always" or hours.is_open(at)
+    def _amended(self, outcome: Outcome | Refusal) -> OrderState | Refusal:
+        if isinstance(outcome, Refusal):
+            return outcome
+        self._tell(outcome)
+        if self._broken is not None:
+            raise Unavailable(self._broken)
+        return list(outcome.changed.values())[-1].state()
 
     def _record(self, outcome: Outcome) -> list[Callback]:
         """Write down what changed; the numbered events that may be told now: none while the disk is full."""
         callbacks = [Callback(next(self._numbers), url, _ENCODE.encode(event)) for url, event in outcome.events]
-        if self._journal is None or not outcome.changed:
+        if self._journal is None or not (outcome.changed or outcome.executed):
             return callbacks
-        if self._write([*map(order_line, outcome.changed), *map(callback_line, callbacks)]):
+        lines = [order_line(order) for order in outcome.changed.values()]
+        lines += [execution_line(*executed) for executed in outcome.executed if executed[0] not in outcome.changed]
+        if self._write([*lines, *map(callback_line, callbacks)]):
             return callbacks
         self._untold += callbacks
         return []
@@ -145,12 +199,10 @@ class Venue:
 
     def _fill_due(self, due: list[tuple[str, list[int]]]) -> None:
         """The next part of each order whose time has come."""
-        callbacks: list[Callback] = []
         for order_id, parts in due:
-            callbacks += self._record(self._exchange.fill(order_id, parts[0], self._clock()))
+            self._tell(self._exchange.fill(order_id, parts[0], self._clock()))
             if len(parts) > 1:
                 self._resting.add(self.faults.settings.partial_gap_ms / 1000, (order_id, parts[1:]))
-        self._callbacks.push(callbacks)
 
     def _recover(self, journal: Journal) -> list[Callback]:
         """Read the journal into memory and write it anew without what is settled. Runs in a thread, alone."""
@@ -159,8 +211,13 @@ class Venue:
         for record in journal.replay():
             if record.order is not None:
                 known = self._orders.get(record.order.id)
-                if known is None or not known.is_finished:
+                if known is None or not known.is_finished or record.order.is_finished:
                     self._orders.put(record.order)
+            elif record.execution is not None:
+                executed = self._orders.get(record.of)
+                assert executed is not None, record.of
+                executed.execute(record.execution)
+                self._orders.put(executed)
             elif record.number:
                 number = record.number
                 pending[number] = Callback(number, intern(record.url), bytes(record.event))

@@ -5,18 +5,19 @@ are kept, none of them can be part of a cycle.
 """
 
 from enum import StrEnum
-from functools import lru_cache
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from broker.core.money import Money, parse_money
-from broker.core.types import QUANTITY_MAX, Side
+from broker.core.types import QUANTITY_MAX, OrderType, Side, Symbol, TimeInForce
 
 ORDERS_PER_REQUEST_MAX = 256
 IDS_PER_LOOKUP_MAX = 100
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"
+
+Id = Annotated[str, msgspec.Meta(pattern=_UUID)]
+Amount = Annotated[str, msgspec.Meta(max_length=32)]
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
 
 
 class OrderStatus(StrEnum):
@@ -28,10 +29,14 @@ class OrderStatus(StrEnum):
     REJECTED = "REJECTED"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
+    REPLACED = "REPLACED"
 
 
-class OrderType(StrEnum):
-    MARKET = "market"
+class Amendment(StrEnum):
+    """What an event says of an execution that stood already; the order stays where it is."""
+
+    BUSTED = "BUSTED"
+    CORRECTED = "CORRECTED"
 
 
 class Answer(StrEnum):
@@ -42,16 +47,35 @@ class Answer(StrEnum):
     INVALID = "INVALID"
 
 
+class CancelAnswer(StrEnum):
+    """What became of the wish to cancel an order."""
+
+    ACCEPTED = "ACCEPTED"
+    TOO_LATE = "TOO_LATE"
+    UNKNOWN = "UNKNOWN"
+
+
+class Replaces(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
+    """The order whose place another one takes, and what the sender believes that it has filled."""
+
+    id: Id
+    filled_quantity: Annotated[int, msgspec.Meta(ge=0, le=QUANTITY_MAX)]
+
+
 class NewOrder(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """An order as a broker sends it. A field that we do not know is refused: ignoring it could cost money."""
 
-    id: Annotated[str, msgspec.Meta(pattern=_UUID)]
-    symbol: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+    id: Id
+    symbol: Annotated[Symbol, msgspec.Meta(min_length=1, max_length=32)]
     side: Side
     type: OrderType
-    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
+    quantity: Quantity
     callback_url: Annotated[str, msgspec.Meta(max_length=2048)]
-    max_price: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    max_price: Amount | None = None
+    price: Amount | None = None
+    stop_price: Amount | None = None
+    time_in_force: TimeInForce = TimeInForce.DAY
+    replaces: Replaces | None = None
 
 
 class Unreadable(msgspec.Struct, gc=False):
@@ -67,8 +91,14 @@ class Result(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
+class CancelResult(msgspec.Struct, gc=False):
+    id: str
+    status: CancelAnswer
+    reason: str | None = None
+
+
 class Event(msgspec.Struct, gc=False):
-    type: OrderStatus
+    type: OrderStatus | Amendment
     order_id: str
     execution_id: str | None
     quantity: int | None
@@ -76,6 +106,8 @@ class Event(msgspec.Struct, gc=False):
     filled_quantity: int
     reason: str | None
     at: str
+    corrects: str | msgspec.UnsetType = msgspec.UNSET
+    """The one field that stands in one type of event only."""
 
 
 class ExecutionState(msgspec.Struct, gc=False):
@@ -83,6 +115,8 @@ class ExecutionState(msgspec.Struct, gc=False):
     quantity: int
     price: str
     at: str
+    busted: bool = False
+    corrects: str | None = None
 
 
 class OrderState(msgspec.Struct, gc=False):
@@ -91,18 +125,41 @@ class OrderState(msgspec.Struct, gc=False):
     side: Side
     type: OrderType
     quantity: int
+    price: str | None
+    stop_price: str | None
+    time_in_force: TimeInForce
     status: OrderStatus
     filled_quantity: int
     reason: str | None
     executions: list[ExecutionState]
 
 
+class Bust(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The operator takes an execution back."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Correction(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The operator puts other figures in the place of an execution's."""
+
+    quantity: Quantity | None = None
+    price: Amount | None = None
+
+
 class BadBody(Exception):
-    """The request's body is not one order, nor an array of 1 to 256."""
+    """The request's body is not in the contract's form; the message says how."""
 
 
+T = TypeVar("T")
 _ONE = msgspec.json.Decoder(NewOrder)
 _ARRAY = msgspec.json.Decoder(list[NewOrder])
+_IDS = msgspec.json.Decoder(
+    Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=64)]],
+        msgspec.Meta(min_length=1, max_length=ORDERS_PER_REQUEST_MAX),
+    ]
+)
 
 
 def parse_orders(body: bytes) -> tuple[list[NewOrder | Unreadable], bool]:
@@ -139,36 +196,24 @@ def _parse_member(member: Any) -> NewOrder | Unreadable:
 
 def _sentence(error: str) -> str:
     """What msgspec says, without the pattern of the id and without what a sender may have made long."""
-    return "id must be a UUID in lower case" if error.endswith("`$.id`") else error[:200]
+    for name in ("id", "replaces.id"):
+        if error.endswith(f"`$.{name}`"):
+            return f"{name} must be a UUID in lower case"
+    return error[:200]
 
 
-def invalid_reason(order: NewOrder) -> str | None:
-    """What the types cannot say about an order: the first thing wrong with it, or None."""
-    if order.side is Side.BUY and not _is_positive_amount(order.max_price):
-        return "a BUY needs a max_price, a positive decimal with at most 4 places"
-    if order.side is Side.SELL and order.max_price is not None:
-        return "a SELL has no max_price"
-    if not _is_http_url(order.callback_url):
-        return "callback_url must be an http or https URL"
-    return None
-
-
-def max_price_of(order: NewOrder) -> Money | None:
-    """The limit of a valid order in money."""
-    return None if order.max_price is None else parse_money(order.max_price)
-
-
-def _is_positive_amount(text: str | None) -> bool:
+def parse_cancels(body: bytes) -> list[str]:
+    """Read the order ids of a request. Raises BadBody."""
     try:
-        return text is not None and parse_money(text) > 0
-    except ValueError:
-        return False
+        order_ids: list[str] = _IDS.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadBody(f"the body is an array of 1 to {ORDERS_PER_REQUEST_MAX} order ids") from error
+    return order_ids
 
 
-@lru_cache(maxsize=1024)
-def _is_http_url(text: str) -> bool:
+def parse_body(body: bytes, kind: type[T]) -> T:
+    """Read what an operator sends. Raises BadBody."""
     try:
-        url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadBody(str(error)[:200]) from error

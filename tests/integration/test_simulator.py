@@ -23,10 +23,11 @@ from standardwebhooks.webhooks import Webhook
 
 from broker.core import signing
 from broker.core.hours import NEW_YORK
-from broker.core.money import parse_money
+from broker.core.money import format_money, parse_money
 from broker.simulator.delivery import DeliveryLimits
 from broker.simulator.faults import Misbehaviour
 from broker.simulator.journal import JournalInUse
+from broker.simulator.routes import VENUE
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 
@@ -35,7 +36,7 @@ HANDSHAKE = (
     b"GET /v1/feed HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED"}
+TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED", "REPLACED"}
 
 
 async def eventually(condition: Callable[[], Any], within_s: float = 10) -> None:
@@ -90,10 +91,13 @@ class Broker:
     def orders(self, count: int, **overrides: Any) -> list[dict[str, Any]]:
         return [self.order(**overrides) for _ in range(count)]
 
-    async def post(self, content: Any, timeout_s: float = 10) -> tuple[int, Any]:
+    def limit(self, side: str, price: str, **overrides: Any) -> dict[str, Any]:
+        return self.order(**{"side": side, "type": "limit", "price": price, "max_price": None, **overrides})
+
+    async def post(self, content: Any, timeout_s: float = 10, path: str = "/v1/orders") -> tuple[int, Any]:
         body = io.BytesIO(content if isinstance(content, bytes) else orjson.dumps(content))
         limit = aiohttp.ClientTimeout(total=timeout_s)
-        async with self.session.post(f"{self.exchange}/v1/orders", data=body, timeout=limit) as response:
+        async with self.session.post(f"{self.exchange}{path}", data=body, timeout=limit) as response:
             return response.status, await response.json()
 
     async def place(self, count: int, **overrides: Any) -> list[str]:
@@ -157,6 +161,14 @@ async def trading(broker: Broker, *, faults: dict[str, Any] | None = None, **ove
         assert asyncio.get_running_loop().time() - started < 1
 
 
+async def best(broker: Broker, symbol: str = "AAPL") -> tuple[str, str]:
+    """The bid and the ask of the moment."""
+    async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
+        snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+    quote = next(quote for quote in snapshot["quotes"] if quote["symbol"] == symbol)
+    return quote["bid"], quote["ask"]
+
+
 # The contract.
 
 
@@ -170,6 +182,7 @@ async def test_an_array_is_taken_filled_and_called_back(broker):
         for event in broker.events:
             state = states[event["order_id"]]
             execution = {key: event[key] for key in ("execution_id", "quantity", "price", "at")}
+            execution |= {"busted": False, "corrects": None}
             assert state["executions"] == [execution]
             assert (event["type"], event["filled_quantity"], event["reason"]) == ("FILLED", 10, None)
             assert event["execution_id"] == f"{event['order_id']}-1"
@@ -233,6 +246,111 @@ async def test_the_exchange_can_be_mounted_in_an_application(broker):
         await runner.cleanup()
 
 
+# Orders that rest.
+
+
+async def test_the_orders_of_two_customers_meet_and_the_rest_is_cancelled(broker):
+    async with trading(broker, tick_ms=0):
+        bid, _ = await best(broker)
+        seller = broker.limit("SELL", bid, quantity=100_000)
+        await broker.post(seller)
+        buyer = broker.limit("BUY", bid, quantity=10)
+        assert await broker.post([buyer, buyer]) == (
+            200,
+            [
+                {"id": buyer["id"], "status": "ACCEPTED", "reason": None},
+                {"id": buyer["id"], "status": "EXISTS", "reason": None},
+            ],
+        )
+        await eventually(lambda: broker.ended() == {buyer["id"]})
+        unknown = str(uuid.uuid4())
+        asked = [seller["id"], buyer["id"], unknown]
+        expected = [
+            {"id": seller["id"], "status": "ACCEPTED", "reason": None},
+            {"id": buyer["id"], "status": "TOO_LATE", "reason": "FILLED"},
+            {"id": unknown, "status": "UNKNOWN", "reason": None},
+        ]
+        for _ in range(2):
+            assert await broker.post(asked, path="/v1/cancels") == (200, expected)
+        await eventually(lambda: len(broker.ended()) == 2)
+        (end,) = [event for event in broker.events_of(seller["id"]) if event["type"] == "CANCELLED"]
+        assert (end["reason"], end["quantity"], end["execution_id"]) == ("asked", None, None)
+        state = (await broker.lookup([seller["id"]]))[seller["id"]]
+        assert (state["type"], state["price"], state["status"]) == ("limit", bid, "CANCELLED")
+        assert state["filled_quantity"] == end["filled_quantity"] >= 10
+
+
+async def test_an_order_takes_anothers_place(broker):
+    async with trading(broker):
+        old = broker.limit("BUY", "1.00")
+        new = broker.limit("BUY", "2.00", replaces={"id": old["id"], "filled_quantity": 0})
+        assert {result["status"] for result in (await broker.post([old, new]))[1]} == {"ACCEPTED"}
+        assert (await broker.post(new))[1]["status"] == "EXISTS"
+        late = broker.limit("BUY", "3.00", replaces={"id": old["id"], "filled_quantity": 0})
+        assert (await broker.post(late))[1] == {
+            "id": late["id"],
+            "status": "INVALID",
+            "reason": "the order to replace is REPLACED",
+        }
+        await eventually(lambda: len(broker.events) == 3)
+        kinds = [(event["order_id"], event["type"]) for event in broker.events]
+        assert sorted(kinds) == sorted([(old["id"], "ACCEPTED"), (old["id"], "REPLACED"), (new["id"], "ACCEPTED")])
+
+
+async def test_an_execution_is_corrected_and_busted_over_http(broker):
+    async with trading(broker):
+        (order_id,) = await broker.place(1)
+        await eventually(lambda: broker.events)
+        path = f"/v1/executions/{order_id}-1"
+        status, state = await broker.post({"price": "12.34"}, path=f"{path}/correct")
+        assert (status, state["executions"][1]["price"]) == (200, "12.34")
+        assert state["executions"][1]["corrects"] == state["executions"][0]["execution_id"] == f"{order_id}-1"
+        assert (await broker.post({"reason": "erroneous trade"}, path=f"{path}/bust"))[0] == 409
+        path = f"/v1/executions/{order_id}-2"
+        status, state = await broker.post({"reason": "erroneous trade"}, path=f"{path}/bust")
+        assert (status, [execution["busted"] for execution in state["executions"]]) == (200, [True, True])
+        await eventually(lambda: len(broker.events) == 3)
+        events = {event["type"]: event for event in broker.events}
+        assert events["CORRECTED"] == {
+            **{"type": "CORRECTED", "order_id": order_id, "execution_id": f"{order_id}-2", "quantity": 10},
+            **{"price": "12.34", "filled_quantity": 10, "reason": None, "corrects": f"{order_id}-1"},
+            "at": events["CORRECTED"]["at"],
+        }
+        assert events["BUSTED"] == {
+            **{"type": "BUSTED", "order_id": order_id, "execution_id": f"{order_id}-2", "quantity": 10},
+            **{"price": "12.34", "filled_quantity": 10, "reason": "erroneous trade", "at": events["BUSTED"]["at"]},
+        }
+        assert await broker.lookup([order_id]) == {order_id: state}
+
+
+async def test_bad_requests_of_an_operator_and_bad_cancels(broker):
+    async with trading(broker):
+        (order_id,) = await broker.place(1)
+        for body in (b"", b"[]", b"{}", b"[1]", orjson.dumps(["x"] * 257)):
+            status, content = await broker.post(body, path="/v1/cancels")
+            assert (status, list(content)) == (400, ["error"])
+        for body in ({}, {"reason": ""}, {"reason": "x", "other": 1}, []):
+            assert (await broker.post(body, path=f"/v1/executions/{order_id}-1/bust"))[0] == 400
+        for body in ({"price": "0"}, {"price": "1e3"}, {"quantity": 0}, {"quantity": 11}, {"price": "1000001"}):
+            assert (await broker.post(body, path=f"/v1/executions/{order_id}-1/correct"))[0] == 400
+        for action, body in (("bust", {"reason": "x"}), ("correct", {"price": "1.00"})):
+            assert (await broker.post(body, path=f"/v1/executions/{order_id}-2/{action}"))[0] == 404
+        assert (await broker.lookup([order_id]))[order_id]["executions"][0]["busted"] is False
+
+
+@pytest.mark.parametrize("fault", ["error", "error_after"])
+async def test_cancels_are_answered_as_badly_as_orders(broker, fault):
+    order = broker.limit("BUY", "1.00")
+    exchange = SimulatedExchange(settings(), SECRET)
+    broker.exchange = await exchange.start()
+    await broker.post(order)
+    exchange.app[VENUE].faults.settings = Misbehaviour(**{fault: 1})
+    assert (await broker.post([order["id"]], path="/v1/cancels"))[0] == 500
+    state = (await broker.lookup([order["id"]]))[order["id"]]
+    assert state["status"] == {"error": "ACCEPTED", "error_after": "CANCELLED"}[fault]
+    await exchange.stop()
+
+
 # Market data.
 
 
@@ -249,7 +367,8 @@ async def test_the_feed_is_a_snapshot_and_then_what_changed(broker):
         assert all(0 < len(message["quotes"]) < len(symbols) for message in messages[1:])
         for quote in (quote for message in messages for quote in message["quotes"]):
             bid, ask, last = (parse_money(quote[key]) for key in ("bid", "ask", "last"))
-            assert 0 < bid < last <= ask
+            assert 0 < bid < ask
+            assert bid * 0.95 < last < ask * 1.05
             assert datetime.fromisoformat(quote["at"]).utcoffset() == timedelta(0)
 
 
@@ -258,12 +377,26 @@ async def test_orders_fill_at_the_quotes_of_the_feed(broker):
         async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
             snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
         quotes = {quote["symbol"]: quote for quote in snapshot["quotes"]}
-        assert snapshot["sequence"] == 1
         await broker.place(1, symbol="BRK.B")
         await broker.place(1, symbol="BRK.B", side="SELL", max_price=None)
         await eventually(lambda: len(broker.events) == 2)
         prices = {event["price"] for event in broker.events}
         assert prices == {quotes["BRK.B"]["ask"], quotes["BRK.B"]["bid"]}
+
+
+async def test_customers_change_the_quotes_also_where_prices_stand_still(broker):
+    async with trading(broker, tick_ms=0):
+        async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
+            snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+            before = next(quote for quote in snapshot["quotes"] if quote["symbol"] == "AAPL")
+            price = format_money(parse_money(before["bid"]) + 100)
+            await broker.post(broker.limit("BUY", price))
+            message = await feed.receive_json(timeout=5, loads=orjson.loads)
+        assert (message["sequence"], [quote["symbol"] for quote in message["quotes"]]) == (
+            snapshot["sequence"] + 1,
+            ["AAPL"],
+        )
+        assert (message["quotes"][0]["bid"], message["quotes"][0]["ask"]) == (price, before["ask"])
 
 
 async def test_a_socket_that_does_not_read_is_dropped_and_the_others_go_on(broker):
@@ -531,6 +664,24 @@ async def test_too_many_waiting_callbacks_stop_the_taking_of_orders_for_that_bro
         await broker.place(3)
 
 
+async def test_what_rests_is_taken_out_when_its_broker_hears_of_nothing(broker):
+    """What rests goes on trading: to keep what waits bounded, no more of it may."""
+    async with trading(broker, delivery=DeliveryLimits(waiting_max=5, retry_last_ms=50)):
+        resting = broker.limit("SELL", "9000.00")
+        seller = broker.limit("SELL", "1.00", quantity=150_000)  # through many levels: many events at once
+        broker.answer = lambda events: 503
+        assert (await broker.post([resting, seller]))[0] == 200
+
+        async def taken_out() -> None:
+            while (await broker.lookup([resting["id"]]))[resting["id"]]["status"] == "ACCEPTED":
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(taken_out(), 5)
+        broker.answer = lambda events: 204
+        await eventually(lambda: resting["id"] in broker.ended())
+        assert broker.events_of(resting["id"])[-1]["reason"] == "too many callbacks wait"
+
+
 async def test_too_many_open_orders_make_it_unhealthy(broker):
     async with trading(broker, open_max=5, fill_delay_ms=60_000):
         await broker.place(5)
@@ -550,6 +701,22 @@ async def test_new_yorks_hours_at_a_half_day(broker):
         await eventually(lambda: len(broker.events) == 2)
         reasons = {event["order_id"]: (event["type"], event["reason"]) for event in broker.events}
         assert reasons == {before: ("FILLED", None), after: ("REJECTED", "past market hours")}
+
+
+async def test_the_session_opens_and_ends_with_orders_in_the_book_though_prices_stand_still(broker):
+    at = datetime(2026, 11, 27, 9, 29, 59, tzinfo=NEW_YORK)
+    async with trading(broker, hours="XNYS", clock=lambda: at, tick_ms=0):
+        buyer, waiting = broker.limit("BUY", "9000.00"), broker.limit("BUY", "1.00")
+        forever = broker.limit("BUY", "1.00", time_in_force="gtc")
+        await broker.post([buyer, waiting, forever])
+        assert (await broker.lookup([buyer["id"]]))[buyer["id"]]["status"] == "ACCEPTED"
+        at += timedelta(seconds=1)
+        await eventually(lambda: broker.ended() == {buyer["id"]})
+        at += timedelta(hours=3, minutes=30)
+        await eventually(lambda: broker.ended() == {buyer["id"], waiting["id"]})
+        (end,) = [event for event in broker.events_of(waiting["id"]) if event["type"] != "ACCEPTED"]
+        assert (end["type"], end["reason"]) == ("EXPIRED", "the session ended")
+        assert (await broker.lookup([forever["id"]]))[forever["id"]]["status"] == "ACCEPTED"
 
 
 # The journal.
@@ -629,6 +796,68 @@ async def test_a_killed_exchange_goes_on_with_open_orders(broker, tmp_path):
         assert {event["execution_id"] for event in broker.events if event["type"] == "FILLED"} == {
             f"{order_id}-1" for order_id in order_ids
         }
+
+
+async def test_a_killed_exchange_goes_on_with_its_books(broker, tmp_path):
+    async with Killable(tmp_path) as broker.exchange:
+        old = broker.limit("SELL", "9000.00")
+        new = broker.limit("SELL", "8000.00", time_in_force="gtc")
+        stopped = broker.order(type="stop_limit", price="8500.00", stop_price="8000.00", max_price=None)
+        low = broker.limit("BUY", "1.00", time_in_force="gtc")
+        lower = broker.limit("BUY", "1.00", time_in_force="gtc", quantity=3)
+        lower["replaces"] = {"id": low["id"], "filled_quantity": 0}
+        await broker.post([old, new, stopped, low, lower])
+        await broker.post([old["id"]], path="/v1/cancels")
+        (done,) = await broker.place(1)
+        await broker.post({"reason": "erroneous trade"}, path=f"/v1/executions/{done}-1/bust")
+        order_ids = [order["id"] for order in (old, new, stopped, low, lower)] + [done]
+        before = await broker.lookup(order_ids)
+    async with trading(broker, journal=tmp_path):
+        assert await broker.lookup(order_ids) == before
+        await broker.post(broker.limit("BUY", "8000.00", quantity=10, symbol="BRK.B"))
+        assert (await broker.post([low["id"], lower["id"]], path="/v1/cancels"))[1] == [
+            {"id": low["id"], "status": "TOO_LATE", "reason": "REPLACED"},
+            {"id": lower["id"], "status": "ACCEPTED", "reason": None},
+        ]
+        assert (await broker.post(lower))[1]["status"] == "EXISTS"
+        assert (await broker.post({"reason": "x"}, path=f"/v1/executions/{done}-1/bust"))[0] == 409
+
+
+async def test_a_journal_of_the_version_before_is_read(broker, tmp_path):
+    done, half = (str(uuid.uuid4()) for _ in range(2))
+    order = {"symbol": "AAPL", "side": "BUY", "type": "market", "quantity": 10, "max_price": 90_000_000}
+    order |= {"callback_url": broker.url, "reason": None}
+    fill = {"price": 1_902_000, "at": "2026-11-27T14:30:00.000000+00:00"}
+    event = {"type": "FILLED", "order_id": done, "execution_id": f"{done}-1", "quantity": 10, "price": "190.20"}
+    event |= {"filled_quantity": 10, "reason": None, "at": fill["at"]}
+    filled = {"status": "FILLED", "filled_quantity": 10, "executions": [{**fill, "quantity": 10}]}
+    partly = {"status": "PARTIALLY_FILLED", "filled_quantity": 4, "executions": [{**fill, "quantity": 4}]}
+    lines = [{"order": {"id": done, **order, **filled}}, {"number": 1, "url": broker.url, "event": event}]
+    lines += [{"order": {"id": half, **order, **partly}}, {"acked": [99]}]
+    (tmp_path / "exchange.journal").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    async with trading(broker, journal=tmp_path):
+        await eventually(lambda: broker.ended() == {done, half})
+        assert broker.events_of(done) == [event]
+        (last,) = broker.events_of(half)
+        assert (last["execution_id"], last["quantity"], last["filled_quantity"]) == (f"{half}-2", 6, 10)
+        assert (await broker.lookup([done]))[done]["time_in_force"] == "day"
+
+
+async def test_an_order_that_trades_a_thousand_times_is_not_written_down_a_thousand_times(broker, tmp_path):
+    async with trading(broker, journal=tmp_path, tick_ms=0):
+        bid, ask = await best(broker, "BRK.B")
+        resting = broker.limit("SELL", format_money(parse_money(ask) - 100), symbol="BRK.B", quantity=5_000)
+        assert bid < resting["price"] < ask
+        await broker.post(resting)
+        for _ in range(4):
+            await broker.place(250, symbol="BRK.B", quantity=4)
+        await eventually(lambda: len(broker.events_of(resting["id"])) == 1_001)
+        state = await broker.lookup([resting["id"]])
+        assert (tmp_path / "exchange.journal").stat().st_size < 3_000_000
+    async with trading(broker, journal=tmp_path, tick_ms=0):
+        assert await broker.lookup([resting["id"]]) == state
+        await broker.place(1, symbol="BRK.B", quantity=1_000, max_price="9999999.00")
+        await eventually(lambda: resting["id"] in broker.ended())
 
 
 async def test_a_partly_filled_order_goes_on_after_a_restart(broker, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.core.hours import NEW_YORK, Session, is_open, next_open, session
+from broker.core.hours import NEW_YORK, Session, is_open, midnight, next_open, session, session_end
 
 FIRST, LAST = date(2015, 1, 1), date(2027, 11, 20)
 XNYS = Path(__file__).parents[1] / "data" / "xnys.csv"
@@ -91,6 +91,26 @@ def test_the_day_is_new_yorks_and_not_utcs():
 )
 def test_next_open(at, opening):
     assert next_open(at) == new_york(opening, 9, 30)
+
+
+@pytest.mark.parametrize(
+    ("at", "close"),
+    [
+        (new_york(date(2026, 11, 23), 8), (date(2026, 11, 23), 16)),  # before the opening
+        (new_york(date(2026, 11, 23), 12), (date(2026, 11, 23), 16)),
+        (new_york(date(2026, 11, 23), 16), (date(2026, 11, 24), 16)),  # at the close
+        (new_york(date(2026, 11, 25), 17), (date(2026, 11, 27), 13)),  # over Thanksgiving, to a half day
+        (new_york(date(2026, 11, 27), 13), (date(2026, 11, 30), 16)),
+    ],
+)
+def test_session_end(at, close):
+    assert session_end(at) == new_york(*close)
+
+
+def test_midnight_is_new_yorks():
+    assert midnight(datetime(2026, 11, 21, 1, tzinfo=UTC)) == datetime(2026, 11, 21, 5, tzinfo=UTC)
+    assert midnight(datetime(2026, 11, 21, 5, tzinfo=UTC)) == datetime(2026, 11, 22, 5, tzinfo=UTC)
+    assert midnight(new_york(date(2026, 3, 8), 0)) == new_york(date(2026, 3, 8), 0) + timedelta(hours=23)
 
 
 @pytest.mark.parametrize("year", [2027, 2028, 2029])

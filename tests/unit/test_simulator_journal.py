@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from broker.core.money import Money
-from broker.core.types import Side
+from broker.core.types import OrderType, Side
 from broker.simulator.journal import (
     FILE_NAME,
     Callback,
@@ -16,10 +16,11 @@ from broker.simulator.journal import (
     Record,
     acked_line,
     callback_line,
+    execution_line,
     order_line,
 )
 from broker.simulator.orders import Execution, Order
-from broker.simulator.wire import OrderStatus, OrderType
+from broker.simulator.wire import OrderStatus
 
 ORDER = Order(
     id="01990000-0000-7000-8000-000000000001",
@@ -33,6 +34,7 @@ ORDER = Order(
     filled_quantity=4,
     executions=(Execution(4, Money(1_902_000), "2026-11-27T14:30:00.000000+00:00"),),
 )
+EXECUTION = Execution(6, Money(1_902_100), "2026-11-27T14:30:01.000000+00:00")
 CALLBACK = Callback(17, ORDER.callback_url, b'{"type":"FILLED"}')
 
 
@@ -46,10 +48,11 @@ def journal(tmp_path):
 def test_what_is_appended_is_read_again(journal):
     assert list(journal.replay()) == []
     journal.rewrite([])
-    journal.append([order_line(ORDER), callback_line(CALLBACK)])
+    journal.append([order_line(ORDER), execution_line(ORDER.id, EXECUTION), callback_line(CALLBACK)])
     journal.append([acked_line([CALLBACK, CALLBACK])])
     assert list(journal.replay()) == [
         Record(order=ORDER),
+        Record(of=ORDER.id, execution=EXECUTION),
         Record(number=17, url=ORDER.callback_url, event=msgspec.Raw(CALLBACK.body)),
         Record(acked=[17, 17]),
     ]

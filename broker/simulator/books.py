@@ -1,0 +1,108 @@
+"""The order books of all symbols, with those who always trade in them: a market maker, and somebody who makes noise.
+
+Pure and seeded, as the market is: with the same seed, and no customers, the quotes are the same, tick by tick. What
+customers do changes the books, never the fair price that the market maker follows.
+"""
+
+from random import Random
+
+from broker.core.matching import Event, Order, OrderBook
+from broker.core.money import Money
+from broker.core.types import Side, Symbol
+from broker.simulator.maker import Maker
+from broker.simulator.market import Market, Quote
+
+_NOISE = "noise"
+_NOISE_SHARES_MAX = 50
+_BEST_SIZE_MIN, _BEST_SIZE_MAX, _LOT = 3_000, 10_000, 100
+
+
+class Books:
+    """A book for each listed symbol. Its one writer is the exchange."""
+
+    def __init__(self, market: Market, random: Random) -> None:
+        self._market = market
+        self._random = random
+        self._books = {symbol: OrderBook() for symbol in market.quotes}
+        for symbol, fair in market.quotes.items():
+            _open(self._books[symbol], fair.last)
+        self._makers = {
+            symbol: Maker(self._books[symbol], fair, self._size()) for symbol, fair in market.quotes.items()
+        }
+        self._touched: set[Symbol] = set()
+        self._unseen: set[Symbol] = set()
+        self.quotes = {symbol: self._quote(symbol, fair) for symbol, fair in market.quotes.items()}
+
+    def lists(self, symbol: Symbol) -> bool:
+        return symbol in self._books
+
+    def enter(self, symbol: Symbol, order: Order) -> list[Event]:
+        """A customer's order comes into its book."""
+        self._touched.add(symbol)
+        return self._books[symbol].enter(order)
+
+    def cancel(self, symbol: Symbol, order_id: str) -> list[Event]:
+        """A customer's order leaves it."""
+        self._touched.add(symbol)
+        return self._books[symbol].cancel(order_id)
+
+    def rename(self, symbol: Symbol, order_id: str, new_id: str, quantity: int) -> list[Event]:
+        """Another order takes this one's place in line; the quantity counts what was filled in that place."""
+        self._touched.add(symbol)
+        return self._books[symbol].replace(order_id, quantity, new_id=new_id)
+
+    def is_empty(self, symbol: Symbol, side: Side) -> bool:
+        """Whether nobody stands on this side."""
+        return self._books[symbol].best(side) is None
+
+    def tick(self, moves: bool = True) -> list[Event]:
+        """Let the others act: what was taken comes back, and prices move with a little trade (`moves`)."""
+        events: list[Event] = []
+        moved = self._market.tick() if moves else []
+        for symbol in moved:
+            events += self._makers[symbol].move(self._market.quotes[symbol], self._size())
+            events += self._noise(symbol)
+        for symbol in sorted(self._touched.difference(moved)):
+            events += self._makers[symbol].refill()
+        self._unseen.update(moved, self._touched)
+        self._touched.clear()
+        return events
+
+    def requoted(self) -> list[Symbol]:
+        """The symbols whose quote is another than when this was asked last."""
+        changed = []
+        for symbol in sorted(self._unseen | self._touched):
+            before = self.quotes[symbol]
+            quote = self._quote(symbol, before)
+            if quote != before:
+                self.quotes[symbol] = quote
+                changed.append(symbol)
+        self._unseen.clear()
+        return changed
+
+    def _noise(self, symbol: Symbol) -> list[Event]:
+        """Somebody buys or sells a few shares at the best price."""
+        draw = self._random.random()
+        side = Side.BUY if draw < 0.5 else Side.SELL
+        return self._books[symbol].enter(Order(_NOISE, _NOISE, side, 1 + int(draw * 1e6) % _NOISE_SHARES_MAX))[1:]
+
+    def _size(self) -> int:
+        lots = (_BEST_SIZE_MAX - _BEST_SIZE_MIN) // _LOT + 1
+        return _BEST_SIZE_MIN + int(self._random.random() * lots) * _LOT
+
+    def _quote(self, symbol: Symbol, before: Quote) -> Quote:
+        """The book's best prices and its last trade's; a side where nobody stands keeps its price."""
+        book = self._books[symbol]
+        bid, ask, last = book.best(Side.BUY), book.best(Side.SELL), book.last
+        return Quote(
+            symbol,
+            before.bid if bid is None else bid[0],
+            before.ask if ask is None else ask[0],
+            before.last if last is None else last,
+        )
+
+
+def _open(book: OrderBook, price: Money) -> None:
+    """One share changes hands, so that there is a last price from the beginning."""
+    book.enter(Order("opening seller", "opening seller", Side.SELL, 1, price))
+    book.enter(Order("opening buyer", "opening buyer", Side.BUY, 1, price))
