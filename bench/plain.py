@@ -21,28 +21,45 @@ from uuid_utils.compat import uuid7
 
 from broker.auth import Authenticator
 from broker.config import Config
-from broker.core import trading
+from broker.controls import Controls
+from broker.core import settlement, trading
 from broker.core.account import Account
+from broker.core.conditions import Conditions
 from broker.core.messages import Event, PlaceTrade, Report, TradeEvent
 from broker.core.types import CustomerId, Side, Status, Symbol, Trade, TradeId
 from broker.db import Database
 from broker.exchange import HttpVenue, decode_secrets, read_reports
 from broker.ledger import Ledger
 from broker.market import Feed, Quotes
+from broker.policy import limits_of, policy_of
 
 CONNECTIONS = 8
+
+
+class OneVenue(Quotes):
+    """The market, where there is one exchange."""
+
+    def venue(self, symbol: Symbol) -> str:
+        """That one."""
+        return "sim"
+
+    def is_reachable(self, symbol: Symbol) -> bool:
+        """It answers."""
+        return True
 
 
 class Plain:
     """One step, one transaction."""
 
-    def __init__(self, database: Database, venue: HttpVenue, quotes: Quotes) -> None:
+    def __init__(self, database: Database, venue: HttpVenue, quotes: OneVenue) -> None:
         self.database = database
         self.venue = venue
         self.quotes = quotes
+        self.controls = Controls(database, limits_of(Config()))
+        self.policy = policy_of(Config())
         self.pool: asyncio.Queue[Ledger] = asyncio.Queue()
         for number in range(CONNECTIONS):
-            self.pool.put_nowait(Ledger(database, number, uuid7))
+            self.pool.put_nowait(Ledger(database, number, uuid7, lambda: self.conditions().today))
         self.row_locks: dict[CustomerId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.turns: dict[CustomerId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.ended: dict[TradeId, asyncio.Future[None]] = {}
@@ -62,6 +79,10 @@ class Plain:
             finally:
                 self.pool.put_nowait(ledger)
 
+    def conditions(self) -> Conditions:
+        """The world as it is now."""
+        return Conditions(datetime.now(UTC), self.quotes, self.controls, self.policy)
+
     async def place(self, request: web.Request) -> web.Response:
         """POST /api/v1/trades."""
         caller = await Authenticator(self.database, "", Config()).customer(request.headers["Authorization"])
@@ -70,7 +91,7 @@ class Plain:
             TradeId(uuid7()), caller.customer_id, Symbol(body["stockTicker"]), Side(body["type"]), body["quantity"]
         )
         events = await self.step(
-            caller.customer_id, lambda account: [trading.place(account, command, datetime.now(UTC))]
+            caller.customer_id, lambda account: list(trading.place(account, command, self.conditions()))
         )
         event = events[0]
         assert isinstance(event, TradeEvent)
@@ -94,7 +115,7 @@ class Plain:
         """Start it when its turn has come, and stay with it to its end."""
         async with self.turns[trade.customer_id]:
             events = await self.step(
-                trade.customer_id, lambda account: list(trading.start_next(account, self.quotes, 500))
+                trade.customer_id, lambda account: list(trading.start_next(account, self.conditions()))
             )
             for event in events:
                 if isinstance(event, TradeEvent) and event.status is Status.IN_PROGRESS:
@@ -112,8 +133,8 @@ class Plain:
 
         def decide(account: Account) -> list[Event]:
             trade = account.working.get(report.trade_id)
-            outcome = trading.settle(account, trade, report) if trade else None  # None: a repeat
-            return [outcome] if isinstance(outcome, TradeEvent) else []
+            outcomes = settlement.settle(account, trade, report, self.conditions()) if trade else ()  # else a repeat
+            return [outcome for outcome in outcomes if isinstance(outcome, TradeEvent)]
 
         await self.step(self.owners[report.trade_id], decide)
         ended = self.ended.pop(report.trade_id, None)
@@ -126,7 +147,7 @@ async def main() -> None:
     assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
     database = Database(os.environ["DSN"], Config(place_wait_s=30, database_timeout_s=30))  # it is slow, not broken
     await database.open()
-    quotes = Quotes()
+    quotes = OneVenue()
     async with aiohttp.ClientSession() as session:
         feed = asyncio.create_task(Feed(os.environ["EXCHANGE"], quotes, session, Config(), random.Random(1)).run())
         await quotes.wait_known(5)

@@ -9,7 +9,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,10 +23,17 @@ from uuid_utils.compat import uuid7
 
 from broker import exchange as exchange_module
 from broker.api.admin import AdminApi
+from broker.api.controls import ControlsApi
 from broker.api.operations import OperationsApi
+from broker.api.orders import OrdersApi
+from broker.api.portfolio import PortfolioApi
 from broker.api.trades import TradesApi
 from broker.auth import Authenticator
-from broker.config import Config, ConfigError, default_data
+from broker.config import Config, ConfigError, default_data, read_venues
+from broker.controls import Controls, customer_scope
+from broker.core.conditions import Conditions
+from broker.core.money import UNITS_PER_DOLLAR, Money
+from broker.core.types import CustomerId
 from broker.customers import Customers
 from broker.data_folder import DataFolder, shared_webhook_secret
 from broker.db import Database, DatabaseUnavailable
@@ -37,16 +44,20 @@ from broker.http import build_app, with_body
 from broker.ledger import Ledger, TradeDirectory
 from broker.market import Feed, Quotes
 from broker.metrics import Metrics
+from broker.policy import limits_of, policy_of
+from broker.portfolio import Portfolio
 from broker.reading import Reading
+from broker.router import Router, Venue, read_routes
 from broker.schema import install
 from broker.shards import Shard, Shards
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
+from broker.updates import Updates
 
 log = structlog.get_logger()
 
 VENUE = "sim"
-"""The name of the one venue: executions are unique for each venue."""
+"""The name of the first venue: executions are unique for each venue."""
 _REMEMBERED = 100_000
 """Finished orders that the exchange inside a broker remembers, at 50 MB: the broker asks within a minute."""
 
@@ -82,6 +93,7 @@ async def serve(config: Config, stop: asyncio.Event, on_ready: Callable[[Running
         keys, exchange_url = await _exchange(config, folder, stack)
         session = await stack.enter_async_context(_client(config))
         parts = _assemble(config, url, exchange_url, keys, database, session, folder)
+        await parts.controls.load()  # before anything can be decided: not knowing what is switched off, nothing starts
         async with asyncio.TaskGroup() as tasks:
             work = [*parts.work, *([embedded.supervise()] if embedded else [])]
             eternal = [tasks.create_task(_for_ever(each)) for each in work]
@@ -102,7 +114,8 @@ class _Parts:
     running: Running
     app: web.Application
     shards: Shards
-    quotes: Quotes
+    router: Router
+    controls: Controls
     ledgers: list[Ledger]
     work: list[Coroutine[Any, Any, None]]
     config: Config
@@ -119,46 +132,103 @@ def _assemble(
     folder: DataFolder,
 ) -> _Parts:
     metrics = Metrics()
-    quotes = Quotes()
-    metrics.exchange_up.set_function(lambda: float(quotes.known))
-    callback_url = (config.public_url or url).rstrip("/") + "/webhooks/exchange"
-    venue = HttpVenue(VENUE, exchange_url, callback_url, session, config.webhook_body_max)
-    rng = random.Random()  # noqa: S311 - jitter, no secrets
 
-    async def take(reports: Any) -> None:  # the desk and the shards know each other: the knot is tied here
+    async def take(reports: Any) -> None:  # the desks and the shards know each other: the knot is tied here
         await shards.report(reports)
 
-    desk = Dispatcher(venue, VENUE, take, config, metrics, rng)
-    ledgers = [Ledger(database, number, uuid7) for number in range(config.shards)]
+    router = _router(config, url, exchange_url, session, take, metrics)
+    controls = Controls(database, limits_of(config))
+    policy, updates = policy_of(config), Updates()
+
+    def conditions() -> Conditions:
+        return Conditions(datetime.now(UTC), router, controls, policy)
+
+    def restrict(customer_id: CustomerId, reason: str) -> None:
+        controls.restrict(customer_scope(customer_id), reason)
+
+    ledgers = [Ledger(database, number, uuid7, lambda: conditions().today) for number in range(config.shards)]
     workers = [
-        Shard(number, ledger, desk, quotes, lambda: datetime.now(UTC), config, metrics)
+        Shard(number, ledger, router, updates, conditions, restrict, config, metrics)
         for number, ledger in enumerate(ledgers)
     ]
     directory = TradeDirectory(database)
-    shards = Shards(workers, desk.owner, directory, metrics)
+    shards = Shards(workers, router.owner, directory, metrics)
     admin_token = config.admin_token or folder.secret("adminToken")
     authenticator = Authenticator(database, admin_token, config)
-    customers = Customers(database, authenticator, uuid7)
+    credit_max = Money(config.margin_credit_max * UNITS_PER_DOLLAR)
+    customers = Customers(database, authenticator, controls, uuid7, credit_max)
     reading = Reading(database)
-    webhook = Webhook(
-        VENUE, keys, config.webhook_window_s, config.webhook_events_max, shards.report, desk.ask, time.time, metrics
-    )
+    portfolio = Portfolio(database, conditions)
     routes = [
         *TradesApi(shards, reading, authenticator, uuid7, config, metrics).routes(),
+        *OrdersApi(shards, reading, updates, authenticator, uuid7, config, metrics).routes(),
+        *PortfolioApi(portfolio, authenticator, config).routes(),
         *AdminApi(customers, shards, reading, authenticator, config).routes(),
-        *OperationsApi(database, lambda: exchange_module.probe(session, exchange_url), metrics).routes(),
-        web.post("/webhooks/exchange", with_body(webhook.handle, config.webhook_body_max, config.body_wait_s)),
+        *ControlsApi(controls, customers, shards, directory, router.last, authenticator, config).routes(),
+        *OperationsApi(database, lambda: _exchanges_answer(session, router), metrics).routes(),
+        *_webhooks(config, keys, router, shards, metrics),
     ]
     work = [worker.run() for worker in workers]
-    work += [_recover(directory, shards, config.recover_every_s)]
-    work += [
-        shards.expire(),
-        desk.run_sending(),
-        desk.run_sweep(),
-        Feed(exchange_url, quotes, session, config, rng).run(),
-    ]
+    work += [_recover(directory, shards, config.recover_every_s), shards.expire()]
+    work += [controls.run(config.controls_every_s), portfolio.run_sampling(config.price_sample_s)]
+    for venue in router.venues.values():
+        feed = Feed(venue.exchange.url, venue.quotes, session, config, random.Random())  # noqa: S311 - jitter
+        work += [venue.desk.run_sending(), venue.desk.run_cancelling(), venue.desk.run_sweep(), feed.run()]
     running = Running(url, exchange_url, database.dsn, admin_token, customers, authenticator, folder)
-    return _Parts(running, build_app(config, metrics, routes), shards, quotes, ledgers, work, config)
+    return _Parts(running, build_app(config, metrics, routes), shards, router, controls, ledgers, work, config)
+
+
+def _router(
+    config: Config,
+    url: str,
+    exchange_url: str,
+    session: aiohttp.ClientSession,
+    take: Callable[[Any], Awaitable[None]],
+    metrics: Metrics,
+) -> Router:
+    """All exchanges: the one of --exchange first, then those of --venues."""
+    callback = (config.public_url or url).rstrip("/") + "/webhooks/exchange"
+    rng = random.Random()  # noqa: S311 - jitter, no secrets
+    venues = []
+    for name, base in {VENUE: exchange_url, **read_venues(config.venues)}.items():
+        callback_url = callback if name == VENUE else f"{callback}/{name}"
+        exchange = HttpVenue(name, base, callback_url, session, config.webhook_body_max)
+        venues.append(Venue(name, exchange, Dispatcher(exchange, name, take, config, metrics, rng), Quotes()))
+    names = {venue.name for venue in venues}
+    try:
+        routes = read_routes(config.routes, names.__contains__)
+    except ValueError as error:
+        raise ConfigError(f"routes cannot be used: {error}") from error
+    metrics.exchange_up.set_function(lambda: float(all(venue.quotes.known for venue in venues)))
+    return Router(venues, routes, config.venue_down_after_s)
+
+
+def _webhooks(
+    config: Config, keys: list[bytes], router: Router, shards: Shards, metrics: Metrics
+) -> Iterator[web.RouteDef]:
+    """Each exchange has a callback path of its own, so that an execution id is unique to its exchange."""
+    for name, venue in router.venues.items():
+        webhook = Webhook(
+            name,
+            keys,
+            config.webhook_window_s,
+            config.webhook_events_max,
+            shards.report,
+            venue.desk.ask,
+            time.time,
+            metrics,
+        )
+        handler = with_body(webhook.handle, config.webhook_body_max, config.body_wait_s)
+        path = "/webhooks/exchange" if name == VENUE else f"/webhooks/exchange/{name}"
+        yield web.post(path, handler)
+
+
+async def _exchanges_answer(session: aiohttp.ClientSession, router: Router) -> bool:
+    """Whether every exchange says that it takes orders."""
+    answers = await asyncio.gather(
+        *(exchange_module.probe(session, venue.exchange.url) for venue in router.venues.values())
+    )
+    return all(answers)
 
 
 async def _database(config: Config, folder: DataFolder, stack: AsyncExitStack) -> tuple[str, EmbeddedPostgres | None]:
@@ -181,18 +251,24 @@ async def _install(dsn: str) -> None:
 async def _exchange(config: Config, folder: DataFolder, stack: AsyncExitStack) -> tuple[list[bytes], str]:
     """The exchange's secrets and URL; without one configured, a simulated exchange starts in here."""
     if config.exchange:
-        text = config.webhook_secrets or shared_webhook_secret(default_data())
-        try:
-            return exchange_module.decode_secrets(text), config.exchange.rstrip("/")
-        except ValueError as error:
-            raise ConfigError(f"BROKER_WEBHOOK_SECRETS cannot be used: {error}.") from error
+        return _shared_keys(config), config.exchange.rstrip("/")
     key = secrets.token_bytes(32)
     settings = ExchangeSettings(
         hours=config.hours, seed=config.seed, journal=folder.path / "exchange", finished_max=_REMEMBERED
     )
     simulated = SimulatedExchange(settings, key)
     stack.push_async_callback(simulated.stop)
-    return [key], await simulated.start()
+    # Other venues beside it are programs of their own, and sign with a secret that both sides know.
+    others = _shared_keys(config) if config.venues else []
+    return [key, *others], await simulated.start()
+
+
+def _shared_keys(config: Config) -> list[bytes]:
+    text = config.webhook_secrets or shared_webhook_secret(default_data())
+    try:
+        return exchange_module.decode_secrets(text)
+    except ValueError as error:
+        raise ConfigError(f"BROKER_WEBHOOK_SECRETS cannot be used: {error}.") from error
 
 
 def _client(config: Config) -> aiohttp.ClientSession:
@@ -229,7 +305,8 @@ async def _ready(
     on_ready: Callable[[Running], Awaitable[None]],
     stack: AsyncExitStack,
 ) -> None:
-    await parts.quotes.wait_known(parts.config.quotes_wait_s)
+    wait = [venue.quotes.wait_known(parts.config.quotes_wait_s) for venue in parts.router.venues.values()]
+    await asyncio.gather(*wait)
     parts.runner = web.AppRunner(
         parts.app,
         access_log=None,

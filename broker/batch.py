@@ -5,30 +5,38 @@ shard's (broker.shards).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol, assert_never
 
-from broker.core import trading
+from broker.core import corporate, risk, settlement, trading
 from broker.core.account import Account
+from broker.core.conditions import Conditions
+from broker.core.corporate import AdjustPosition, AnyEvent, PositionAdjusted
 from broker.core.messages import (
     Advance,
     Anomaly,
+    CancelAll,
+    CancelTrade,
     CashMoved,
-    Event,
-    Market,
+    EstimateTrade,
+    MarginLevel,
     MoveCash,
     PlaceTrade,
-    Refusal,
+    Refused,
     Repeat,
+    ReplaceTrade,
     Report,
+    Step,
     TradeEvent,
 )
-from broker.core.types import CustomerId, Trade, TradeId
+from broker.core.states import TERMINAL
+from broker.core.types import AccountType, CustomerId, Trade, TradeId
 
-Command = PlaceTrade | MoveCash | Advance | Report
+Command = (
+    PlaceTrade | ReplaceTrade | CancelTrade | CancelAll | EstimateTrade | MoveCash | AdjustPosition | Advance | Report
+)
 
 
 class Overloaded(Exception):
@@ -44,11 +52,32 @@ class Placed:
 
 
 @dataclass(slots=True)
+class Taken:
+    """The client order id of a PlaceTrade or ReplaceTrade is this trade's; nothing was placed."""
+
+    first: Trade
+
+
+@dataclass(slots=True)
+class Cancelling:
+    """The answer to CancelTrade and CancelAll: those that are to be cancelled, or are now."""
+
+    trades: list[Trade]
+
+
+@dataclass(slots=True)
 class Booked:
     """The answer to MoveCash. `replayed`: the reference was booked before, with these figures."""
 
     moved: CashMoved
     replayed: bool = False
+
+
+@dataclass(slots=True)
+class Adjusted:
+    """The answer to AdjustPosition; None where there was nothing to adjust, or it was booked before."""
+
+    adjusted: PositionAdjusted | None
 
 
 @dataclass(slots=True, eq=False)
@@ -68,15 +97,16 @@ class Known:
 
     trades: dict[TradeId, Trade] = field(default_factory=dict)
     keys: dict[tuple[CustomerId, str], Trade] = field(default_factory=dict)
+    client_ids: dict[tuple[CustomerId, str], Trade] = field(default_factory=dict)
     cash: dict[str, CashMoved] = field(default_factory=dict)
+    adjusted: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class Decided:
     """What a batch came to: events to commit, then answers to give."""
 
-    now: datetime
-    events: list[Event] = field(default_factory=list)
+    events: list[AnyEvent] = field(default_factory=list)
     touched: dict[CustomerId, Account] = field(default_factory=dict)
     answers: list[tuple[Item, Any]] = field(default_factory=list)
     anomalies: list[tuple[Anomaly, Report]] = field(default_factory=list)
@@ -86,11 +116,9 @@ class Decided:
     repeats: int = 0
 
 
-class Limits(Protocol):
-    """What of Config the decisions depend on."""
+class Bounds(Protocol):
+    """What of Config a batch depends on."""
 
-    @property
-    def collar_bps(self) -> int: ...
     @property
     def batch_max(self) -> int: ...
     @property
@@ -102,20 +130,19 @@ class Batch:
 
     def __init__(
         self,
-        decided: Decided,
         accounts: Mapping[CustomerId, Account],
         recent: Mapping[TradeId, Trade],
         known: Known,
-        market: Market,
-        limits: Limits,
+        conditions: Conditions,
+        bounds: Bounds,
     ) -> None:
-        self._decided = decided
+        self._decided = Decided()
         self._accounts = accounts
         self._recent = recent
         self._known = known
-        self._market = market
-        self._limits = limits
-        self._steps_left = 2 * limits.batch_max  # of all customers together: a commit must not grow past its time-out
+        self._conditions = conditions
+        self._bounds = bounds
+        self._steps_left = 2 * bounds.batch_max  # of all customers together: a commit must not grow past its time-out
 
     def decide(self, items: Sequence[Item], *, advance: bool) -> Decided:
         """Every command against its account, in order; then, if wanted, start what can start."""
@@ -133,23 +160,36 @@ class Batch:
         if advance:
             for account in decided.touched.values():
                 self._advance(account)
+        self._note_margin()
         return decided
 
-    def _one(self, command: Command, account: Account) -> object:
+    def _one(self, command: Command, account: Account) -> object:  # noqa: PLR0911 - a table, one line a row
         match command:
             case PlaceTrade():
                 return self._place(command, account)
             case Report():
                 self._report(command, account)
                 return None
+            case ReplaceTrade():
+                return self._replace(command, account)
+            case CancelTrade():
+                return self._cancel(command, account)
+            case CancelAll():
+                return self._cancel_all(command, account)
+            case EstimateTrade():
+                return trading.estimate(account, command.order, self._conditions)
             case MoveCash():
                 return self._move_cash(command, account)
+            case AdjustPosition():
+                return self._adjust(command, account)
             case Advance():
                 return None
             case _:
                 assert_never(command)
 
-    def _place(self, command: PlaceTrade, account: Account) -> Placed | Overloaded:
+    # -------------------------------------------------------------- orders
+
+    def _place(self, command: PlaceTrade, account: Account) -> Placed | Taken | Overloaded:
         earlier = self._known.trades.get(command.trade_id)  # an attempt whose outcome was unknown had committed
         if earlier is not None:
             return Placed(earlier)
@@ -157,44 +197,145 @@ class Batch:
         earlier = self._known.keys.get(key)
         if earlier is not None:
             return Placed(earlier, replayed=earlier.trade_id != command.trade_id)
-        if len(account.waiting) >= self._limits.customer_open_max:
+        earlier = self._first_of(account, command.client_order_id)
+        if earlier is not None:
+            return Taken(earlier)
+        if account.open_trades >= self._bounds.customer_open_max:
             return Overloaded("customer")
-        event = trading.place(account, command, self._decided.now)
+        events = trading.place(account, command, self._conditions)
+        trade = events[0].trade
         if command.idempotency_key:
-            self._known.keys[key] = event.trade
-        self._decided.events.append(event)
-        return Placed(event.trade)
+            self._known.keys[key] = trade
+        self._keep(account, trade)
+        self._decided.events += events
+        return Placed(trade)
+
+    def _replace(self, command: ReplaceTrade, account: Account) -> Placed | Taken | Refused | Overloaded | Trade | None:
+        """The new trade; else the old one where it has ended, None where there is none, or why it cannot be."""
+        earlier = self._known.trades.get(command.trade_id)
+        if earlier is not None:
+            return Placed(earlier)
+        earlier = self._first_of(account, command.client_order_id)
+        if earlier is not None:
+            return Taken(earlier)
+        old = self._trade(account, command.replaces)
+        if old is None or old.status in TERMINAL:
+            return old
+        if account.open_trades >= self._bounds.customer_open_max:
+            return Overloaded("customer")
+        outcome = trading.replace(account, old, command, self._conditions)
+        if isinstance(outcome, Refused):
+            return outcome
+        trade = next(event.trade for event in outcome if event.step is Step.PLACED)
+        self._keep(account, trade)
+        self._keep(account, old)
+        self._decided.events += outcome
+        return Placed(trade)
+
+    def _first_of(self, account: Account, client_order_id: str | None) -> Trade | None:
+        return self._known.client_ids.get((account.customer_id, client_order_id)) if client_order_id else None
+
+    def _keep(self, account: Account, trade: Trade) -> None:
+        """The rest of the batch knows it, also when it has ended."""
+        self._known.trades[trade.trade_id] = trade
+        if trade.client_order_id:
+            self._known.client_ids[account.customer_id, trade.client_order_id] = trade
+
+    def _cancel(self, command: CancelTrade, account: Account) -> Cancelling | Trade | None:
+        """What is being cancelled; else the trade where it has ended, or None where there is none."""
+        trade = self._trade(account, command.trade_id)
+        if trade is None or trade.status in TERMINAL:
+            return trade
+        self._keep(account, trade)
+        self._decided.events += trading.cancel(account, trade)
+        return Cancelling([trade])
+
+    def _cancel_all(self, command: CancelAll, account: Account) -> Cancelling:
+        """Those that wait go first, so that none of them starts because another one ended."""
+        trades = [*reversed(account.waiting), *account.working.values()]
+        wanted = [each for each in trades if command.symbol in {None, each.symbol}]
+        for trade in wanted:
+            self._keep(account, trade)
+            self._decided.events += trading.cancel(account, trade, command.reason)
+        return Cancelling(wanted)
+
+    def _trade(self, account: Account, trade_id: TradeId) -> Trade | None:
+        """A trade of this account, open or finished."""
+        trade = account.working.get(trade_id) or self._recent.get(trade_id)
+        if trade is None and account.waiting:
+            trade = next((each for each in account.waiting if each.trade_id == trade_id), None)
+        if trade is None:
+            trade = self._known.trades.get(trade_id)
+        return trade if trade is not None and trade.customer_id == account.customer_id else None
+
+    # -------------------------------------------------------------- the exchange
 
     def _report(self, report: Report, account: Account) -> None:
-        trade_id = report.trade_id
-        trade = account.working.get(trade_id) or self._recent.get(trade_id) or self._known.trades.get(trade_id)
-        outcome = trading.settle(account, trade, report) if trade else Anomaly.UNKNOWN_TRADE
-        if isinstance(outcome, TradeEvent):
-            self._known.trades[trade_id] = outcome.trade  # what ends in this batch is still known to the rest of it
-            self._decided.events.append(outcome)
-        elif isinstance(outcome, Anomaly):
-            self._decided.anomalies.append((outcome, report))
-        elif outcome is Repeat.MORE_TO_COME:
-            self._decided.look_soon.append(trade_id)
-        else:
-            self._decided.repeats += 1
+        trade = self._trade(account, report.trade_id)
+        if trade is None:
+            self._decided.anomalies.append((Anomaly.UNKNOWN_TRADE, report))
+            return
+        for outcome in settlement.settle(account, trade, report, self._conditions):
+            if isinstance(outcome, Anomaly):
+                self._decided.anomalies.append((outcome, report))
+            elif outcome is Repeat.MORE_TO_COME:
+                self._decided.look_soon.append(report.trade_id)
+            elif isinstance(outcome, Repeat):
+                self._decided.repeats += 1
+            else:
+                if isinstance(outcome, TradeEvent):  # what ends in this batch is still known to the rest of it
+                    self._known.trades[outcome.trade.trade_id] = outcome.trade
+                self._decided.events.append(outcome)
 
-    def _move_cash(self, command: MoveCash, account: Account) -> Booked | Refusal:
+    # -------------------------------------------------------------- operators
+
+    def _move_cash(self, command: MoveCash, account: Account) -> Booked | Refused:
         earlier = self._known.cash.get(command.reference)
         if earlier is not None:
             return Booked(earlier, replayed=True)
-        outcome = trading.move_cash(account, command)
-        if isinstance(outcome, Refusal):
+        outcome = trading.move_cash(account, command, self._conditions)
+        if isinstance(outcome, Refused):
             return outcome
         self._known.cash[command.reference] = outcome
         self._decided.events.append(outcome)
         return Booked(outcome)
 
+    def _adjust(self, command: AdjustPosition, account: Account) -> Adjusted | Refused:
+        if command.reference in self._known.adjusted:
+            return Adjusted(None)
+        self._advance(account)  # the symbol is halted: what waits in it is refused now, and is not open any more
+        outcome = corporate.adjust(account, command)
+        if isinstance(outcome, Refused):
+            return outcome
+        if outcome is not None:
+            self._known.adjusted.add(command.reference)
+            self._decided.events.append(outcome)
+        return Adjusted(outcome)
+
+    # -------------------------------------------------------------- what follows
+
     def _advance(self, account: Account) -> None:
         """Start what can start; a long run of refusals goes on in the next batch."""
-        steps = trading.start_next(account, self._market, self._limits.collar_bps)
+        steps = trading.start_next(account, self._conditions)
         before = len(self._decided.events)
         self._decided.events.extend(islice(steps, self._steps_left))
         self._steps_left -= len(self._decided.events) - before
-        if account.waiting and not account.working:
+        if account.waiting and account.turn is None:
             self._decided.unfinished.append(account.customer_id)
+
+    def _note_margin(self) -> None:
+        """How near each margin account of the batch came to its maintenance requirement: the day's lowest is kept."""
+        changed = {_customer(event) for event in self._decided.events}
+        for account in _on_margin(self._decided.touched.values()):
+            if account.customer_id in changed:
+                figures = risk.margin_figures(account, self._conditions)
+                level = MarginLevel(account.customer_id, self._conditions.today, figures.intraday_level)
+                self._decided.events.append(level)
+
+
+def _on_margin(accounts: Iterable[Account]) -> list[Account]:
+    return [account for account in accounts if account.account_type is AccountType.MARGIN]
+
+
+def _customer(event: AnyEvent) -> CustomerId:
+    return event.trade.customer_id if isinstance(event, TradeEvent) else event.customer_id

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
+from broker.core.fees import DEFAULT_FEES, format_fees, parse_fees
+from broker.core.margin import Rates
+
 
 class ConfigError(Exception):
     """A setting cannot be used; the message says which, and what it takes."""
@@ -26,6 +29,10 @@ def _setting(default: Any, why: str, *, secret: bool = False, group: str = "limi
 
 def _main(default: Any, why: str, *, secret: bool = False) -> Any:
     return _setting(default, why, secret=secret, group="main")
+
+
+def _risk(default: Any, why: str) -> Any:
+    return _setting(default, why, group="risk")
 
 
 def default_data() -> Path:
@@ -47,6 +54,8 @@ class Config:
         None, "PostgreSQL DSN; without it the broker runs its own PostgreSQL in the data folder"
     )
     exchange: str | None = _main(None, "URL of the exchange; without it a simulated one runs inside the broker")
+    venues: str = _main("", "more exchanges, as name=URL with commas between: west=http://127.0.0.1:8091")
+    routes: str = _main("", "what is traded at those, as symbol=name with commas between; the rest goes to --exchange")
     public_url: str | None = _main(
         None, "base URL under which the exchange reaches this broker (default: host and port)"
     )
@@ -58,9 +67,30 @@ class Config:
         None, "whsec_… secrets the exchange signs with, comma-separated while one is rotated", secret=True
     )
 
-    collar_bps: int = _setting(
-        500, "a market BUY reserves the ask plus this many 1/10,000: prices move before it fills"
+    collar_bps: int = _risk(500, "a market BUY reserves the ask plus this many 1/10,000: prices move before it fills")
+    order_quantity_max: int = _risk(1_000_000, "shares in one order: more is a slip of the finger")
+    order_value_max: int = _risk(50_000_000, "dollars in one order: more is a slip of the finger")
+    position_max: int = _risk(10_000_000, "shares of one symbol that a customer may have and have ordered")
+    price_away_bps: int = _risk(5_000, "a limit this many 1/10,000 past the quote is a slip of the finger")
+    orders_per_second: int = _risk(5_000, "orders of one customer in one second: no honest program sends more")
+    duplicate_window_ms: int = _risk(
+        0, "the same order again within this is refused, unless it has a client_order_id; 0 lets it pass"
     )
+    day_trading_rule: Literal["intraday_margin", "pattern_day_trader", "off"] = _risk(
+        "intraday_margin", "FINRA's rule since 2026, the one before it (4th day trade in 5 days needs $25,000), or none"
+    )
+    margin_initial_bps: int = _risk(5_000, "what part of a purchase on margin must be the customer's own: Regulation T")
+    margin_maintenance_bps: int = _risk(2_500, "... and of a position that is kept: FINRA 4210; below it a margin call")
+    margin_symbols: str = _risk("", "symbols with rates of their own, as symbol=initial/maintenance: GME=10000/10000")
+    margin_equity_min: int = _risk(2_000, "dollars of equity below which a margin account gets no credit: FINRA 4210")
+    margin_credit_max: int = _risk(
+        10_000_000, "dollars that a new margin account may ever owe: the database's own limit"
+    )
+    fees: str = _risk(
+        format_fees(DEFAULT_FEES),
+        "the fee table: SEC and FINRA fees on sales, no commission; docs/fees.md has the form",
+    )
+
     shards: int = _setting(2, "workers, each with a database connection: more gain nothing on two cores")
     batch_max: int = _setting(256, "commands in one commit: beyond it only latency grows")
     shard_queue_max: int = _setting(5_000, "commands that wait in a shard, about two seconds of work; beyond it 503")
@@ -71,6 +101,7 @@ class Config:
         50_000, "finished trades a shard remembers, so that repeated callbacks cost no query"
     )
     place_wait_s: float = _setting(1.8, "a client waits this long for its commit, then hears 503")
+    order_wait_s: float = _setting(1.0, "an order's answer waits so long for the exchange's, then says where it stands")
     key_cache_s: float = _setting(5.0, "a key is read again after this: another process may have revoked it")
     key_cache_max: int = _setting(100_000, "API keys kept in memory, at about 300 bytes each")
 
@@ -86,6 +117,10 @@ class Config:
     look_batch_max: int = _setting(100, "trades asked for in one request: their ids must fit into a URL")
     look_max_s: float = _setting(15.0, "... but at least this often, so that none takes more than a minute")
     forgotten_after_s: float = _setting(30.0, "an order the exchange took and then denies for so long is sent again")
+    rest_look_s: float = _setting(60.0, "an order that rests at the exchange is asked for this often")
+    venue_down_after_s: float = _setting(
+        30.0, "orders for an exchange that has been away for so long are refused; before that they wait for it"
+    )
     webhook_body_max: int = _setting(1024 * 1024, "bytes in a callback: 256 events of 400 bytes and some room")
     webhook_events_max: int = _setting(256, "events in one callback")
     webhook_window_s: float = _setting(300.0, "an older signature is valid only with what the exchange says when asked")
@@ -98,6 +133,8 @@ class Config:
     quotes_wait_s: float = _setting(2.0, "a start waits so long for the first prices, then goes on without them")
 
     poison_pause_s: float = _setting(5.0, "a customer whose next trade breaks a rule of ours is tried again after this")
+    controls_every_s: float = _setting(2.0, "what another process switched is read this often")
+    price_sample_s: float = _setting(60.0, "prices of what customers hold are kept this often, for their history")
     recover_every_s: float = _setting(60.0, "open trades that no shard has in memory are looked for this often")
 
     pool_max: int = _setting(8, "database connections for reading; the shards have their own")
@@ -110,12 +147,22 @@ class Config:
             raise ConfigError(f"port must be 0 to 65535, not {self.port}")
         if self.hours not in {"always", "XNYS"}:
             raise ConfigError(f"hours must be always or XNYS, not {self.hours}")
+        if self.day_trading_rule not in {"intraday_margin", "pattern_day_trader", "off"}:
+            sentence = "day_trading_rule must be intraday_margin, pattern_day_trader or off"
+            raise ConfigError(f"{sentence}, not {self.day_trading_rule}")
+        self._check_risk()
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise ConfigError(f"log level must be debug, info, warning or error, not {self.log_level}")
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if each.metadata["group"] == "limits" and not 0 < value < math.inf:
                 raise ConfigError(f"{each.name} must be above zero, not {value}")
+            if each.metadata["group"] == "risk" and isinstance(value, int) and not 0 <= value <= _RISK_MAX:
+                raise ConfigError(f"{each.name} must be 0 to {_RISK_MAX}, not {value}")
+        try:
+            read_venues(self.venues)
+        except ValueError as error:
+            raise ConfigError(f"venues cannot be used: {error}") from error
         for name, url in (("exchange", self.exchange), ("public_url", self.public_url)):
             if url is not None and not _is_http_url(url):
                 raise ConfigError(f"{name} must be a URL like http://127.0.0.1:8090, not {url[:80]!r}")
@@ -123,6 +170,40 @@ class Config:
             raise ConfigError(f"host must be a name or an address, not {self.host[:80]!r}")
         if self.admin_token is not None and re.fullmatch(r"[!-~]{1,256}", self.admin_token) is None:
             raise ConfigError("admin_token must be 1 to 256 visible ASCII characters: no header can carry another")
+
+    def _check_risk(self) -> None:
+        """What stands in the settings as text or belongs together."""
+        try:
+            Rates(self.margin_initial_bps, self.margin_maintenance_bps)
+            read_margin_symbols(self.margin_symbols)
+        except ValueError as error:
+            raise ConfigError(f"the margin rates cannot be used: {error}") from error
+        try:
+            parse_fees(self.fees)
+        except ValueError as error:
+            raise ConfigError(f"fees cannot be used: {error}") from error
+
+
+def read_margin_symbols(text: str) -> dict[str, Rates]:
+    """The rates in "GME=10000/10000,TSLA=8000/4000". Raises ValueError."""
+    rates: dict[str, Rates] = {}
+    for part in filter(None, text.split(",")):
+        match = re.fullmatch(r"\s*([A-Z][A-Z0-9.]{0,11})=([0-9]{1,5})/([0-9]{1,5})\s*", part, re.ASCII)
+        if match is None:
+            raise ValueError(f"{part[:40]!r} is not symbol=initial/maintenance in 1/10,000, like GME=10000/10000")
+        rates[match[1]] = Rates(int(match[2]), int(match[3]))
+    return rates
+
+
+def read_venues(text: str) -> dict[str, str]:
+    """The venues in "west=http://127.0.0.1:8091". Raises ValueError."""
+    venues: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, _, url = part.strip().partition("=")
+        if re.fullmatch(r"[a-z][a-z0-9_-]{0,19}", name, re.ASCII) is None or not _is_http_url(url):
+            raise ValueError(f"{part[:80]!r} is not name=URL, like west=http://127.0.0.1:8091")
+        venues[name] = url.rstrip("/")
+    return venues
 
 
 def _is_http_url(text: str) -> bool:
@@ -141,6 +222,9 @@ def _is_encodable(host: str) -> bool:
     return True
 
 
+_RISK_MAX = 10**9
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -157,15 +241,16 @@ def _convert(name: str, hint: Any, text: str) -> Any:
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
-    """Add a flag for each setting (or only for those named) to a parser; the limits get a group of their own."""
-    limits = None
+    """Add a flag for each setting (or only for those named) to a parser, in its groups."""
+    groups: dict[str, Any] = {"main": parser}
+    titles = {"limits": "each with the reason for its default", "risk": "what customers may do, and what it costs them"}
     for each in dataclasses.fields(Config):
         if each.metadata["secret"] or (names is not None and each.name not in names):
             continue
-        group: Any = parser
-        if each.metadata["group"] == "limits":
-            limits = limits or parser.add_argument_group("limits", "each with the reason for its default")
-            group = limits
+        name = each.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name, titles[name])
+        group = groups[name]
         default = "" if each.default is None else f" [{each.default}]"
         why = (each.metadata["why"] + default).replace("%", "%%")
         group.add_argument(_flag(each.name), dest=each.name, metavar=each.name.rsplit("_", 1)[-1].upper(), help=why)

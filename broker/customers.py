@@ -8,8 +8,9 @@ from uuid import UUID
 import asyncpg
 
 from broker.auth import Authenticator, NewKey, new_key
+from broker.controls import Controls
 from broker.core.money import Money
-from broker.core.types import CustomerId
+from broker.core.types import AccountType, CustomerId
 from broker.db import Database
 from broker.ledger import open_customer
 
@@ -31,16 +32,28 @@ class NewCustomer:
 class Customers:
     """Creates, suspends and re-activates customers; issues and revokes their keys."""
 
-    def __init__(self, database: Database, authenticator: Authenticator, new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authenticator: Authenticator,
+        controls: Controls,
+        new_id: Callable[[], UUID],
+        credit_max: Money,
+    ) -> None:
         self._database = database
         self._authenticator = authenticator
+        self._controls = controls
         self._new_id = new_id
+        self._credit_max = credit_max
 
-    async def create(self, name: str, account_type: str, cash: Money) -> NewCustomer:
+    async def create(self, name: str, account_type: AccountType, cash: Money) -> NewCustomer:
         """A new customer with a first key, and `cash` as its opening deposit."""
         key = new_key()
         stored = key.key_id, key.secret_hash
-        customer_id = await open_customer(self._database, name, account_type, stored, cash, self._new_id())
+        transfer_id = self._new_id()
+        customer_id = await open_customer(
+            self._database, name, account_type, stored, cash, transfer_id, self._credit_max
+        )
         return NewCustomer(customer_id, key)
 
     async def get(self, customer_id: CustomerId) -> Row:
@@ -54,7 +67,9 @@ class Customers:
     async def set_status(self, customer_id: CustomerId, status: str) -> Row:
         """Suspend or re-activate; it holds for the next request. Raises NoSuchCustomer."""
         try:
-            return _one(await self._database.fetch("set_customer_status", customer_id, status), customer_id)
+            row = _one(await self._database.fetch("set_customer_status", customer_id, status), customer_id)
+            self._controls.note_status(customer_id, status)
+            return row
         finally:  # also where the answer was lost: it may hold all the same
             self._authenticator.forget(customer_id)
 

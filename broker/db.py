@@ -66,6 +66,9 @@ async def _guarded(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return await work()
     except _UNKNOWN_OUTCOME as error:
+        if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+            # A figure that no column can hold: it never left us, and is no lost connection.
+            raise RefusedByDatabase(str(error), None) from error
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
     except asyncpg.PostgresError as error:
         constraint = getattr(error, "constraint_name", None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from broker.app import Running
 from broker.auth import NotAuthenticated
 from broker.core.money import Money
+from broker.core.types import AccountType
 from broker.data_folder import read_json, write_private
 
 CASH = Money(100_000 * 10_000)
@@ -37,7 +38,7 @@ async def demo_customers(running: Running, count: int) -> list[DemoCustomer]:
         known = []
     customers = [each for each in known if await _still_valid(running, each)]
     while len(customers) < count:
-        created = await running.customers.create(f"Demo {len(customers) + 1}", "cash", CASH)
+        created = await running.customers.create(f"Demo {len(customers) + 1}", AccountType.CASH, CASH)
         customers.append(DemoCustomer(str(created.customer_id), created.key.key_id, created.key.secret))
     fields = [{"customer_id": c.customer_id, "key_id": c.key_id, "secret": c.secret} for c in customers]
     write_private(file, kept | {database: fields})

@@ -1,8 +1,8 @@
 """The desk that works with the exchange: every trade at work is here from its first send to its end.
 
-Two loops: one sends what was started, in arrays; one asks the exchange about every trade that has been silent for too
-long (TradeExists), so that none is ever stuck. The rule: nothing is sent a second time before the exchange was asked
-and said that it does not know the order.
+Three loops: one sends what was started, in arrays; one sends cancels; one asks the exchange about every trade that has
+been silent for too long (TradeExists), so that none is ever stuck. The rule: nothing is sent a second time before the
+exchange was asked and said that it does not know the order. A cancel is asked for until the trade has ended.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import structlog
 
 from broker.batch import Overloaded
 from broker.config import Config
+from broker.core.account import may_rest, rests
 from broker.core.messages import Report, ReportType
 from broker.core.types import CustomerId, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase
@@ -63,6 +64,9 @@ class Dispatcher:
         self._owners: dict[TradeId, CustomerId] = {}  # of finished trades too: repeats come late
         self._outgoing: deque[TradeId] = deque()
         self._has_outgoing = asyncio.Event()
+        self._cancels: dict[TradeId, None] = {}  # in the order in which they came, each once
+        self._has_cancels = asyncio.Event()
+        self._down_since: float | None = None
         self._due: list[tuple[float, int, TradeId]] = []
         self._ticket = 0
 
@@ -73,6 +77,11 @@ class Dispatcher:
         self._watched[trade.trade_id] = _Watched(trade)
         self._own(trade)
         self._queue(trade.trade_id)
+
+    def cancel(self, trade: Trade) -> None:
+        """What is left of the trade is to end: ask the exchange, until it has."""
+        self._cancels[trade.trade_id] = None
+        self._has_cancels.set()
 
     def watch(self, trade: Trade) -> None:
         """A trade was found at work in the database: whether it was ever sent is not known, so ask."""
@@ -99,6 +108,11 @@ class Dispatcher:
     def owner(self, trade_id: TradeId) -> CustomerId | None:
         """Whose trade it is, where it is or lately was at work here."""
         return self._owners.get(trade_id)
+
+    @property
+    def down_for_s(self) -> float:
+        """For how long the exchange has not answered; 0 while it does."""
+        return 0.0 if self._down_since is None else self._now() - self._down_since
 
     def _own(self, trade: Trade) -> None:
         self._owners[trade.trade_id] = trade.customer_id
@@ -138,6 +152,7 @@ class Dispatcher:
         finally:
             for watched in batch:
                 watched.sends += 1
+        self._down_since = None
         refused = {w.trade.trade_id: a for w, a in zip(batch, answers, strict=True) if isinstance(a, Refused)}
         sent_before = [w.trade.trade_id for w in batch if w.trade.trade_id in refused and w.sends > 1]
         try:  # an earlier copy of the order may have been taken: ask before believing
@@ -149,9 +164,16 @@ class Dispatcher:
             trade_id = watched.trade.trade_id
             watched.taken = trade_id not in refused or trade_id in known
             self._look_later(watched)
-        rejections = [self._refusal(trade_id, answer) for trade_id, answer in refused.items() if trade_id not in known]
-        if rejections:
-            await self._report(rejections)
+            if watched.trade.cancel_requested:
+                self.cancel(watched.trade)
+        reports = [self._refusal(trade_id, answer) for trade_id, answer in refused.items() if trade_id not in known]
+        # That it was taken lets the next trade start; of a market order the next word is its end anyway.
+        reports += [self._acceptance(w.trade) for w in batch if w.taken and may_rest(w.trade)]
+        if reports:
+            await self._report(reports)
+
+    def _acceptance(self, trade: Trade) -> Report:
+        return Report(trade.trade_id, ReportType.ACCEPTED, self._venue)
 
     def _refusal(self, trade_id: TradeId, answer: Refused) -> Report:
         return Report(trade_id, ReportType.REJECTED, self._venue, reason=answer.reason)
@@ -159,10 +181,41 @@ class Dispatcher:
     def _failed(self, call: str, error: ExchangeUnavailable, batch: Sequence[_Watched]) -> None:
         """Unknown, not refused: every one of them will be asked about."""
         self._metrics.exchange_failures.labels(call).inc()
+        self._down_since = self._down_since or self._now()
         log.warning("exchange.unavailable", call=call, orders=len(batch), error=str(error))
         for watched in batch:
             watched.denied_since = None  # only what it says counts as a denial
             self._look_later(watched)
+
+    # -------------------------------------------------------------- cancelling
+
+    async def run_cancelling(self) -> None:
+        """Send cancels, in arrays, for ever; one that is not answered is sent again when its trade is asked about."""
+        while True:
+            await self._has_cancels.wait()
+            trade_ids = list(self._cancels)[: self._config.send_batch_max]
+            for trade_id in trade_ids:
+                del self._cancels[trade_id]
+            if not self._cancels:
+                self._has_cancels.clear()
+            found = [self._watched.get(trade_id) for trade_id in trade_ids]
+            batch = [watched for watched in found if watched is not None and watched.sends]
+            if batch:  # what is not sent yet is cancelled when it is
+                await self._send_cancels(batch)
+
+    async def _send_cancels(self, batch: Sequence[_Watched]) -> None:
+        try:
+            unsettled = await self._exchange.cancel([watched.trade.trade_id for watched in batch])
+        except ExchangeUnavailable as error:
+            self._failed("cancel", error, batch)
+            return
+        self._down_since = None
+        for watched in batch:
+            watched.looks = 0
+            if watched.trade.trade_id in unsettled:  # it had ended, or is not there: what is true it says when asked
+                self._look_at(watched, self._now())
+            else:
+                self._look_later(watched)
 
     # -------------------------------------------------------------- asking
 
@@ -171,8 +224,11 @@ class Dispatcher:
 
     def _look_later(self, watched: _Watched) -> None:
         """Twice as long after each look, to a bound, with jitter so that many do not come back at once."""
-        doubled = self._config.look_after_s * 2 ** min(watched.looks, _DOUBLINGS_MAX)
-        delay = min(doubled, self._config.look_max_s)
+        if rests(watched.trade) and not watched.trade.cancel_requested:
+            delay = self._config.rest_look_s
+        else:
+            doubled = self._config.look_after_s * 2 ** min(watched.looks, _DOUBLINGS_MAX)
+            delay = min(doubled, self._config.look_max_s)
         self._look_at(watched, self._now() + delay * self._rng.uniform(0.75, 1.0))
 
     def _look_at(self, watched: _Watched, due: float) -> None:
@@ -215,6 +271,7 @@ class Dispatcher:
         except ExchangeUnavailable as error:
             self._failed("lookup", error, overdue)
             return
+        self._down_since = None
         reports: list[Report] = []
         for watched in overdue:
             watched.looks += 1
@@ -225,6 +282,8 @@ class Dispatcher:
                 watched.taken, watched.denied_since = True, None
                 reports.extend(known)
                 self._look_later(watched)
+                if watched.trade.cancel_requested:
+                    self.cancel(watched.trade)
         if reports:
             self._metrics.sweep_findings.labels("known").inc(len(reports))
             await self._report(reports)
@@ -233,7 +292,7 @@ class Dispatcher:
         """The exchange does not know the order: send it, unless it had it before; then only when it insists."""
         now, trade = self._now(), watched.trade
         watched.denied_since = watched.denied_since or now
-        had_it = watched.taken or trade.filled_quantity > 0
+        had_it = watched.taken or trade.acknowledged or trade.filled_quantity > 0
         if had_it and now - watched.denied_since < self._config.forgotten_after_s:
             self._metrics.sweep_findings.labels("denied").inc()
             self._look_at(watched, now + self._config.forgotten_after_s / 4)

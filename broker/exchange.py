@@ -5,7 +5,7 @@ is late, too large, or not in the contract's form counts as *unknown*, never as 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
@@ -18,7 +18,7 @@ from aiohttp import web
 from broker.core import signing
 from broker.core.messages import Report, ReportType
 from broker.core.money import Money, format_money, parse_money
-from broker.core.types import PRICE_MAX, QUANTITY_MAX, Fill, Side, Trade, TradeId
+from broker.core.types import PRICE_MAX, QUANTITY_MAX, Fill, OrderType, TimeInForce, Trade, TradeId
 from broker.metrics import Metrics
 
 log = structlog.get_logger()
@@ -36,10 +36,17 @@ class Refused:
 
 
 class Exchange(Protocol):
-    """One venue. Both calls raise ExchangeUnavailable when the outcome is not known."""
+    """One venue. All calls raise ExchangeUnavailable when the outcome is not known."""
 
     async def execute(self, trades: Sequence[Trade]) -> list[Refused | None]:
-        """Send orders, idempotent by their id; for each None (taken, now or before) or why it was not."""
+        """Send orders, idempotent by their id; for each None (taken, now or before) or why it was not.
+
+        An order that replaces another one ends that one and takes its place, in one step.
+        """
+        ...
+
+    async def cancel(self, trade_ids: Sequence[TradeId]) -> set[TradeId]:
+        """End what is left of these orders; those that it could not end are answered: ask about them."""
         ...
 
     async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
@@ -60,10 +67,17 @@ class _Result(msgspec.Struct):
     reason: str | None = None
 
 
+class _Cancel(msgspec.Struct):
+    id: UUID
+    status: Literal["ACCEPTED", "TOO_LATE", "UNKNOWN"]
+
+
 class _Execution(msgspec.Struct):
     execution_id: ExecutionId
     quantity: Quantity
     price: str
+    busted: bool = False
+    corrects: ExecutionId | None = None
 
 
 class _State(msgspec.Struct):
@@ -90,12 +104,14 @@ class _Event(msgspec.Struct):
     price: str | None = None
     filled_quantity: int = 0
     reason: str | None = None
+    corrects: ExecutionId | None = None
 
 
 _REASON_MAX = 200
 """Characters of somebody else's words that are worth keeping."""
 
 _results = msgspec.json.Decoder(list[_Result])
+_cancels = msgspec.json.Decoder(list[_Cancel])
 _states = msgspec.json.Decoder(_States)
 _state = msgspec.json.Decoder(_State)
 _id = msgspec.json.Decoder(_Id)
@@ -109,26 +125,39 @@ def _price(text: str) -> Money:
     return price
 
 
+def _decimal(amount: Money | None) -> str | None:
+    return None if amount is None else format_money(amount)
+
+
 def _words(reason: str | None) -> str | None:
     """A reason as the database can keep it: no trade shall hang on how the exchange words it."""
     return reason and reason.replace("\0", "")[:_REASON_MAX]
 
 
+_FILLS = {ReportType.FILLED, ReportType.PARTIALLY_FILLED, ReportType.CORRECTED}
+_OF_AN_EXECUTION = {*_FILLS, ReportType.BUSTED}
+
+
 def _report(event: _Event, venue: str) -> Report:
     """Raises ValueError where a fill lacks its figures."""
     fill = None
-    if event.type in {ReportType.FILLED, ReportType.PARTIALLY_FILLED}:
+    if event.type in _FILLS:
         if event.execution_id is None or event.quantity is None or event.price is None:
             raise ValueError("a fill carries execution_id, quantity and price")
         fill = Fill(event.quantity, _price(event.price))
+    if event.type is ReportType.BUSTED and event.execution_id is None:
+        raise ValueError("a bust carries the execution_id that it takes back")
+    if event.type is ReportType.CORRECTED and event.corrects is None:
+        raise ValueError("a correction names in corrects what it corrects")
     return Report(
         TradeId(event.order_id),
         event.type,
         venue,
-        event.execution_id if fill else None,
+        event.execution_id if event.type in _OF_AN_EXECUTION else None,
         fill,
         event.filled_quantity,
         _words(event.reason),
+        event.corrects if event.type is ReportType.CORRECTED else None,
     )
 
 
@@ -139,23 +168,20 @@ def read_reports(body: bytes, venue: str) -> list[Report]:
 
 
 def _reports(state: _State, venue: str) -> list[Report]:
-    """A looked-up state as the events that led to it: every execution, then the end where there is one."""
-    reports = [
-        Report(
-            TradeId(state.id),
-            ReportType.PARTIALLY_FILLED,
-            venue,
-            each.execution_id,
-            Fill(each.quantity, _price(each.price)),
-            state.filled_quantity,
-        )
-        for each in state.executions
-    ]
-    if state.status in {ReportType.REJECTED, ReportType.CANCELLED, ReportType.EXPIRED}:
-        reports.append(
-            Report(TradeId(state.id), state.status, venue, None, None, state.filled_quantity, _words(state.reason))
-        )
+    """A looked-up state as the events that led to it: every execution, those taken back, then where it stands."""
+    trade_id = TradeId(state.id)
+    reports = [report for each in state.executions for report in _reports_of(each, trade_id, state, venue)]
+    if state.status not in {ReportType.FILLED, ReportType.PARTIALLY_FILLED}:
+        reports.append(Report(trade_id, state.status, venue, None, None, state.filled_quantity, _words(state.reason)))
     return reports
+
+
+def _reports_of(each: _Execution, trade_id: TradeId, state: _State, venue: str) -> Iterator[Report]:
+    type_ = ReportType.CORRECTED if each.corrects else ReportType.PARTIALLY_FILLED
+    fill = Fill(each.quantity, _price(each.price))
+    yield Report(trade_id, type_, venue, each.execution_id, fill, state.filled_quantity, corrects=each.corrects)
+    if each.busted:
+        yield Report(trade_id, ReportType.BUSTED, venue, each.execution_id)
 
 
 class HttpVenue:
@@ -163,7 +189,7 @@ class HttpVenue:
 
     def __init__(self, name: str, url: str, callback_url: str, session: aiohttp.ClientSession, body_max: int) -> None:
         self.name = name
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self.callback_url = callback_url
         self._session = session
         self._body_max = body_max
@@ -183,15 +209,32 @@ class HttpVenue:
         ]
 
     def _order(self, trade: Trade) -> dict[str, Any]:
-        return {
+        order: dict[str, Any] = {
             "id": trade.trade_id,
             "symbol": trade.symbol,
             "side": trade.side,
-            "type": "market",
+            "type": trade.order_type,
             "quantity": trade.quantity,
-            "max_price": format_money(Money(trade.hold + trade.filled_value)) if trade.side is Side.BUY else None,
+            "max_price": _decimal(trade.max_price),
             "callback_url": self.callback_url,
         }
+        if trade.order_type is not OrderType.MARKET:
+            order["price"], order["stop_price"] = _decimal(trade.limit_price), _decimal(trade.stop_price)
+        if trade.time_in_force is not TimeInForce.DAY:
+            order["time_in_force"] = trade.time_in_force
+        if trade.replaces_at_exchange:
+            order["replaces"] = {"id": trade.replaces, "filled_quantity": trade.replaces_filled}
+        return order
+
+    async def cancel(self, trade_ids: Sequence[TradeId]) -> set[TradeId]:
+        """See Exchange."""
+        answer = await self._call("POST", "/v1/cancels", msgspec.json.encode(trade_ids))
+        try:
+            results = _cancels.decode(answer)
+        except (ValueError, RecursionError) as error:
+            raise ExchangeUnavailable(f"the answer to a cancel is not in the contract's form: {error}") from error
+        taken = {TradeId(result.id) for result in results if result.status == "ACCEPTED"}
+        return set(trade_ids) - taken
 
     async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
         """See Exchange."""
@@ -213,7 +256,7 @@ class HttpVenue:
     async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json"} if body else None
         try:
-            async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
+            async with self._session.request(method, self.url + path, data=body, headers=headers) as response:
                 answer = await response.content.read(self._body_max)
                 while len(answer) < self._body_max and (more := await response.content.read(self._body_max)):
                     answer += more

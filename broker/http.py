@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -40,11 +40,19 @@ REQUEST_ID = web.RequestKey("request_id", str)
 class ApiError(Exception):
     """An answer that is an error."""
 
-    def __init__(self, status: int, code: str, sentence: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        sentence: str,
+        headers: dict[str, str] | None = None,
+        figures: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.code = code
         self.headers = headers
+        self.figures = figures or {}  # what the sentence says, as fields
 
 
 # ------------------------------------------------------------------ answers
@@ -57,7 +65,7 @@ def json_response(body: object, status: int = 200, headers: dict[str, str] | Non
 
 
 def _error_response(error: ApiError) -> web.Response:
-    return json_response({"error": str(error), "code": error.code}, error.status, error.headers)
+    return json_response({"error": str(error), "code": error.code, **error.figures}, error.status, error.headers)
 
 
 def _busy(code: str, sentence: str) -> ApiError:

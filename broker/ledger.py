@@ -5,31 +5,44 @@ all of them durable or none. Reads are those that the shards decide on; what cus
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from broker.core.account import Account, Holding
-from broker.core.messages import Anomaly, CashMoved, Event, Report, TradeEvent
+from broker.core.corporate import AnyEvent
+from broker.core.day_trades import first_counted_day
+from broker.core.hours import NEW_YORK
+from broker.core.messages import Anomaly, CashMoved, Report
 from broker.core.money import Money
-from broker.core.postings import CASH, House, Posting, cash_postings, fill_postings, house_owner
+from broker.core.postings import CASH, House, house_owner
 from broker.core.states import WORKING
-from broker.core.types import CustomerId, Fill, Side, Status, Symbol, Trade, TradeId
+from broker.core.types import (
+    AccountType,
+    CustomerId,
+    Fill,
+    OrderType,
+    Side,
+    Status,
+    Symbol,
+    TimeInForce,
+    Trade,
+    TradeId,
+)
 from broker.db import Database
-
-Row = tuple[Any, ...]
+from broker.rows import Rows
 
 
 class Ledger:
     """One shard's hand on the database."""
 
-    def __init__(self, database: Database, shard: int, new_id: Callable[[], UUID]) -> None:
+    def __init__(self, database: Database, shard: int, new_id: Callable[[], UUID], today: Callable[[], date]) -> None:
         self._session = database.session()
+        self._shard = shard
         self._new_id = new_id
-        self._clearing = house_owner(shard, House.CLEARING)
-        self._external = house_owner(shard, House.EXTERNAL)
+        self._today = today
         # Accounts that were opened in an earlier commit; customers' own positions are known from their account.
         self._house_assets: set[tuple[int, str]] = set()
 
@@ -39,19 +52,31 @@ class Ledger:
         accounts: dict[CustomerId, Account] = {}
         for row in rows:
             account = accounts.setdefault(row["owner_id"], Account(row["owner_id"]))
-            holding = Holding(row["balance"], row["held"])
+            holding = Holding(row["balance"], row["held"], row["floor"], Money(row["cost"]), Money(row["gain"]))
             if row["asset"] == CASH:
                 account.cash, account.version, account.last_seq = holding, row["version"], row["last_seq"] or 0
+                account.account_type = AccountType(row["account_type"])
             else:
                 account.positions[Symbol(row["asset"])] = holding
         for row in await self._session.fetch("open_trades", customer_ids):
             trade = _trade(row)
             account = accounts[trade.customer_id]
             if trade.status in WORKING:
-                account.working[trade.trade_id] = trade
+                account.work(trade)
             else:
                 account.waiting.append(trade)
+        await self._load_day_trades([each for each in accounts.values() if each.account_type is AccountType.MARGIN])
         return accounts
+
+    async def _load_day_trades(self, accounts: Sequence[Account]) -> None:
+        """What the rule on day trading counts, of margin accounts only."""
+        if not accounts:
+            return
+        by_id = {account.customer_id: account for account in accounts}
+        since = _first_id(first_counted_day(self._today()))
+        for row in await self._session.fetch("recent_executions", list(by_id), since):
+            day_trades = by_id[row["customer_id"]].day_trades
+            day_trades.note(row["day"], Symbol(row["symbol"]), Side(row["side"]), row["trade_id"])
 
     async def trades_by_id(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, Trade]:
         """Those of these trades that exist, finished ones too."""
@@ -63,129 +88,47 @@ class Ledger:
         rows = await self._session.fetch("trades_by_key", [key[0] for key in keys], [key[1] for key in keys])
         return {(row["customer_id"], row["idempotency_key"]): _trade(row) for row in rows}
 
+    async def trades_by_client_id(self, ids: Sequence[tuple[CustomerId, str]]) -> dict[tuple[CustomerId, str], Trade]:
+        """The trades that were placed under these client order ids."""
+        rows = await self._session.fetch("trades_by_client_id", [each[0] for each in ids], [each[1] for each in ids])
+        return {(row["customer_id"], row["client_order_id"]): _trade(row) for row in rows}
+
     async def cash_by_reference(self, references: Sequence[str]) -> dict[str, CashMoved]:
         """The movements of cash that were booked under these references."""
         rows = await self._session.fetch("transfers_by_reference", references)
-        return {row["reference"]: CashMoved(row["owner_id"], Money(row["amount"]), row["reference"]) for row in rows}
+        return {row["reference"]: CashMoved(row["customer_id"], Money(row["amount"]), row["reference"]) for row in rows}
+
+    async def adjusted(self, references: Sequence[str]) -> set[str]:
+        """Which of these references of corporate actions were booked."""
+        return {row["reference"] for row in await self._session.fetch("corporate_references", references)}
 
     async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None:
         """Keep what the exchange said and nothing could be done with."""
         await self._session.fetch("record_anomalies", *_anomaly_columns(anomalies))
 
-    async def commit(self, now: datetime, claims: Mapping[CustomerId, int], events: Sequence[Event]) -> None:
+    async def commit(self, now: datetime, claims: Mapping[CustomerId, int], events: Sequence[AnyEvent]) -> None:
         """Make the events durable, all or none; each claimed customer's version rises by one.
 
         Raises StaleAccounts where a version is not the one in the database, RefusedByDatabase where a rule of the
         schema is broken, DatabaseUnavailable where it is not known whether they are durable.
         """
-        batch = self._batch(events)
-        opened = [key for key in batch.opened if key not in self._house_assets]
-        # Sorted, so that two processes that claim the same customers never wait for each other in a circle.
-        await self._session.fetch(
-            "commit_batch",
-            now,
-            sorted(claims.items()),
-            sorted(opened),
-            batch.settled,
-            batch.transfers,
-            batch.postings,
-            batch.executions,
-            batch.placed,
-            batch.started,
-            batch.events,
-        )
-        self._house_assets.update(key for key in opened if key[0] < 0)
-
-    def _batch(self, events: Sequence[Event]) -> "_Batch":
-        batch = _Batch()
+        rows = Rows(self._shard, self._new_id)
         for event in events:
-            if isinstance(event, CashMoved):
-                lines = cash_postings(event.customer_id, self._external, event.amount)
-                self._post(batch, "cash", event.reference, lines)
-            else:
-                self._trade_event(batch, event)
-        return batch
-
-    def _trade_event(self, batch: "_Batch", event: TradeEvent) -> None:
-        trade, report = event.trade, event.report
-        execution_id = report.execution_id if report else None
-        batch.events.append((trade.trade_id, event.number, event.status, event.reason, execution_id))
-        if report and report.fill:
-            fill = report.fill
-            lines = fill_postings(
-                trade.customer_id, self._clearing, trade.side, trade.symbol, fill.last_qty, fill.last_px
-            )
-            transfer_id = self._post(batch, "fill", f"{report.venue}:{execution_id}", lines)
-            batch.executions.append(
-                (report.venue, execution_id, trade.trade_id, fill.last_qty, fill.last_px, transfer_id)
-            )
-        # The trade's row is written once for the whole batch, as it stands after its last event.
-        if event.number == trade.events:
-            batch.write(trade, is_new=trade.trade_id in batch.begun or event.number == 1, status=event.status)
-        elif event.number == 1:
-            batch.begun.add(trade.trade_id)
-
-    def _post(self, batch: "_Batch", kind: str, reference: str, lines: Sequence[Posting]) -> UUID:
-        transfer_id = self._new_id()
-        batch.transfers.append((transfer_id, kind, reference))
-        for line in lines:
-            batch.postings.append((transfer_id, *line))
-            if line.asset != CASH or line.owner_id < 0:
-                batch.opened.add((line.owner_id, line.asset))
-        return transfer_id
+            rows.add(event)
+        opened = [key for key in rows.opened if key not in self._house_assets]
+        # Sorted, so that two processes that claim the same customers never wait for each other in a circle.
+        await self._session.fetch("commit_batch", now, sorted(claims.items()), sorted(opened), *rows.columns())
+        self._house_assets.update(key for key in opened if key[0] < 0)
 
     async def close(self) -> None:
         """Let the connection go."""
         await self._session.close()
 
 
-class _Batch:
-    """The rows of one commit, in the shapes of commit_batch's arguments."""
-
-    __slots__ = ("begun", "events", "executions", "opened", "placed", "postings", "settled", "started", "transfers")
-
-    def __init__(self) -> None:
-        self.begun: set[TradeId] = set()
-        self.opened: set[tuple[int, str]] = set()
-        self.settled: list[Row] = []
-        self.transfers: list[Row] = []
-        self.postings: list[Row] = []
-        self.executions: list[Row] = []
-        self.placed: list[Row] = []
-        self.started: list[Row] = []
-        self.events: list[Row] = []
-
-    def write(self, trade: Trade, *, is_new: bool, status: Status) -> None:
-        """The trade's row as it stands: a new one, one that begins to hold, or one that may only release."""
-        if is_new:
-            self.placed.append(
-                (
-                    trade.trade_id,
-                    trade.customer_id,
-                    trade.seq,
-                    trade.symbol,
-                    trade.side,
-                    trade.quantity,
-                    trade.idempotency_key,
-                    trade.status,
-                    trade.reason,
-                    trade.hold,
-                    trade.events,
-                )
-            )
-            return
-        rows = self.started if status is Status.IN_PROGRESS else self.settled
-        rows.append(
-            (
-                trade.trade_id,
-                trade.status,
-                trade.reason,
-                trade.hold,
-                trade.filled_quantity,
-                trade.filled_value,
-                trade.events,
-            )
-        )
+def _first_id(day: date) -> UUID:
+    """No id that was given on this day (New York's) or later is below this one: ids begin with their time."""
+    began = datetime.combine(day, time(), NEW_YORK)
+    return UUID(int=int(began.timestamp() * 1000) << 80)
 
 
 def _trade(row: asyncpg.Record) -> Trade:
@@ -197,15 +140,31 @@ def _trade(row: asyncpg.Record) -> Trade:
         side=Side(row["side"]),
         quantity=row["quantity"],
         created_at=row["created_at"],
+        venue=row["venue"],
+        order_type=OrderType(row["order_type"]),
+        time_in_force=TimeInForce(row["time_in_force"]),
+        limit_price=row["limit_price"],
+        stop_price=row["stop_price"],
+        client_order_id=row["client_order_id"],
         idempotency_key=row["idempotency_key"],
+        replaces=row["replaces"],
+        replaces_filled=row["replaces_filled"],
         status=Status(row["status"]),
         reason=row["reason"],
         hold=row["hold"],
+        max_price=row["max_price"],
         filled_quantity=row["filled_quantity"],
         filled_value=Money(row["filled_value"]),
+        acknowledged=row["acknowledged"],
+        cancel_requested=row["cancel_requested"],
         events=row["events"],
-        executions={each[0]: Fill(each[1], Money(each[2])) for each in row["executions"] or ()},
+        executions={each[0]: _fill(each) for each in row["executions"] or ()},
     )
+
+
+def _fill(row: Sequence[Any]) -> Fill:
+    _, last_qty, last_px, fee, gain, suspense, corrects, busted = row
+    return Fill(last_qty, Money(last_px), Money(fee), Money(gain), suspense, busted, corrects)
 
 
 def _anomaly_columns(anomalies: Iterable[tuple[Anomaly, Report]]) -> tuple[list[str], list[str], list[str]]:
@@ -238,9 +197,18 @@ class TradeDirectory:
 
 
 async def open_customer(
-    database: Database, name: str, account_type: str, key: tuple[str, bytes], cash: Money, transfer_id: UUID
+    database: Database,
+    name: str,
+    account_type: AccountType,
+    key: tuple[str, bytes],
+    cash: Money,
+    transfer_id: UUID,
+    credit: Money,
 ) -> CustomerId:
-    """Create a customer with its cash account, its first key (id, hash) and its opening deposit, all or nothing."""
+    """Create a customer with its cash account, its first key (id, hash) and its opening deposit, all or nothing.
+
+    `credit` is the most that a margin account may ever owe, whatever its positions are worth.
+    """
     external = house_owner(0, House.EXTERNAL)
-    rows = await database.fetch("create_customer", name, account_type, *key, cash, transfer_id, external)
+    rows = await database.fetch("create_customer", name, account_type, *key, cash, transfer_id, external, credit)
     return CustomerId(rows[0]["customer_id"])

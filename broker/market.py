@@ -40,6 +40,16 @@ class Quotes:
         quote = self._quotes.get(symbol)
         return quote.ask if quote else None
 
+    def bid(self, symbol: Symbol) -> Money | None:
+        """The price at which a SELL would fill now, or None where no quote is known."""
+        quote = self._quotes.get(symbol)
+        return quote.bid if quote else None
+
+    def last(self, symbol: Symbol) -> Money | None:
+        """The price of the last trade, or None where it is not known."""
+        quote = self._quotes.get(symbol)
+        return quote.last if quote else None
+
     def is_listed(self, symbol: Symbol) -> bool | None:
         """Whether the exchange lists it; None while we have not heard from the exchange."""
         return symbol in self._quotes if self._quotes else None

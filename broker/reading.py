@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from broker.core.money import Money, average, format_money
-from broker.core.types import CustomerId, Status
+from broker.core.types import CustomerId, OrderType, Status
 from broker.db import Database
 
 Json = dict[str, Any]
@@ -23,6 +23,49 @@ class TradeFilter:
     """Which trades a list shows; None shows all."""
 
     statuses: Sequence[Status] | None = None
+    symbol: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before_seq: int = 2**62
+    limit: int = 100
+
+
+ORDER_TYPES = {
+    OrderType.MARKET: "market",
+    OrderType.LIMIT: "limit",
+    OrderType.STOP: "stop_loss",
+    OrderType.STOP_LIMIT: "stop_limit",
+}
+"""The orders API's words for the types."""
+
+STATUS_WORDS: dict[str, tuple[Status, bool | None]] = {
+    "pending": (Status.PLACED, None),
+    "validated": (Status.IN_PROGRESS, False),
+    "submitted": (Status.IN_PROGRESS, True),
+    "partially_filled": (Status.PARTIALLY_FILLED, None),
+    "filled": (Status.FILLED, None),
+    "cancelled": (Status.CANCELLED, None),
+    "rejected": (Status.REJECTED, None),
+    "expired": (Status.EXPIRED, None),
+    "replaced": (Status.REPLACED, None),
+}
+"""The orders API's words for where an order stands: the status, and whether the exchange has acknowledged it."""
+
+
+def order_status(status: Status, *, acknowledged: bool) -> str:
+    """The orders API's word: checked and reserved is `validated`, at the exchange `submitted`."""
+    return next(
+        word
+        for word, (each, at_exchange) in STATUS_WORDS.items()
+        if each is status and at_exchange in {None, acknowledged}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFilter:
+    """Which orders a list shows; None shows all."""
+
+    words: Sequence[str] | None = None
     symbol: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -60,6 +103,46 @@ class Reading:
         more = len(rows) > wanted.limit
         return {"trades": [_trade(row) for row in page], "nextCursor": str(page[-1]["seq"]) if more else None}
 
+    async def order(self, customer_id: CustomerId, trade_id: UUID) -> Json | None:
+        """One order with its executions, or None where this customer has no such order."""
+        return await self._with_executions(await self._database.fetch("trade", customer_id, trade_id))
+
+    async def order_by_client_id(self, customer_id: CustomerId, client_order_id: str) -> Json | None:
+        """The order that was placed under this client_order_id, with its executions."""
+        return await self._with_executions(
+            await self._database.fetch("trade_by_client_id", customer_id, client_order_id)
+        )
+
+    async def _with_executions(self, rows: Sequence[asyncpg.Record]) -> Json | None:
+        if not rows:
+            return None
+        row = rows[0]
+        executions = await self._database.fetch("executions", row["trade_id"]) if row["acknowledged"] else []
+        fees = sum(each["fee"] for each in executions if not each["busted"])
+        return {
+            **_order(row),
+            "fees": format_money(Money(fees)),
+            "executions": [_order_execution(each) for each in executions],
+        }
+
+    async def orders(self, customer_id: CustomerId, wanted: OrderFilter) -> Json:
+        """A page of orders, newest first; `next_cursor` leads to the next one, or is null."""
+        pairs = [STATUS_WORDS[word] for word in wanted.words or ()]
+        rows = await self._database.fetch(
+            "orders",
+            customer_id,
+            wanted.before_seq,
+            [status for status, _ in pairs] if wanted.words else None,
+            [acknowledged for _, acknowledged in pairs] if wanted.words else None,
+            wanted.symbol,
+            wanted.since,
+            wanted.until,
+            wanted.limit + 1,
+        )
+        page = rows[: wanted.limit]
+        more = len(rows) > wanted.limit
+        return {"orders": [_order(row) for row in page], "next_cursor": str(page[-1]["seq"]) if more else None}
+
     async def balance(self, customer_id: CustomerId) -> Json:
         """The customer's cash in dollars."""
         row = (await self._database.fetch("balance", customer_id))[0]
@@ -70,23 +153,6 @@ class Reading:
             "available": format_money(row["available"]),
             "currency": "USD",
             "lastModified": row["last_modified"],
-        }
-
-    async def positions(self, customer_id: CustomerId) -> Json:
-        """The customer's shares."""
-        rows = await self._database.fetch("positions", customer_id)
-        return {
-            "customerId": str(customer_id),
-            "positions": [
-                {
-                    "symbol": row["symbol"],
-                    "quantity": row["quantity"],
-                    "held": row["held"],
-                    "available": row["available"],
-                    "lastModified": row["last_modified"],
-                }
-                for row in rows
-            ],
         }
 
 
@@ -103,6 +169,48 @@ def _trade(row: asyncpg.Record) -> Json:
         "filledQuantity": filled,
         "averagePrice": format_money(average(Money(row["filled_value"]), filled)) if filled else None,
         "updatedAt": row["updated_at"],
+    }
+
+
+def _order(row: asyncpg.Record) -> Json:
+    filled = row["filled_quantity"]
+
+    def price(amount: int | None) -> str | None:
+        return None if amount is None else format_money(Money(amount))
+
+    return {
+        "id": row["trade_id"],
+        "client_order_id": row["client_order_id"],
+        "symbol": row["symbol"],
+        "side": row["side"].lower(),
+        "order_type": ORDER_TYPES[OrderType(row["order_type"])],
+        "time_in_force": row["time_in_force"],
+        "quantity": row["quantity"],
+        "price": price(row["limit_price"]),
+        "stop_price": price(row["stop_price"]),
+        "status": order_status(Status(row["status"]), acknowledged=row["acknowledged"]),
+        "reason": row["reason"],
+        "filled_quantity": filled,
+        "leaves_quantity": row["quantity"] - filled,
+        "average_price": format_money(average(Money(row["filled_value"]), filled)) if filled else None,
+        "held": format_money(row["hold"]) if row["side"] == "BUY" else str(row["hold"]),
+        "cancel_requested": row["cancel_requested"],
+        "replaces": row["replaces"],
+        "venue": row["venue"],
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+    }
+
+
+def _order_execution(row: asyncpg.Record) -> Json:
+    return {
+        "execution_id": row["execution_id"],
+        "quantity": row["last_qty"],
+        "price": format_money(row["last_px"]),
+        "fee": format_money(row["fee"]),
+        "busted": row["busted"],
+        "corrects": row["corrects"],
+        "executed_at": row["at"],
     }
 
 

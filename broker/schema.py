@@ -1,10 +1,18 @@
-"""Puts schema.sql into an empty database, and refuses one that another version of the broker made."""
+"""Puts schema.sql into an empty database, brings an older one up to it, and refuses one of a newer broker.
+
+schema.sql is the one description of the schema. A migration installs it anew beside the old one and moves the rows over
+(broker/sql/migrate), all in one transaction: it happens as a whole or not at all, and what comes out of it is what a
+fresh installation has.
+"""
 
 from pathlib import Path
 
 import asyncpg
+import structlog
 
-VERSION = 1
+log = structlog.get_logger()
+
+VERSION = 2
 _INSTALL_LOCK = 7_301_955_118
 """Advisory lock: of two brokers that start on one empty database, one installs and the other waits."""
 
@@ -20,7 +28,10 @@ def schema_text() -> str:
 
 
 async def install(dsn: str) -> None:
-    """Make the schema where there is none. Raises SchemaError, and asyncpg's errors where there is no connection."""
+    """Make the schema where there is none, or bring it up to date.
+
+    Raises SchemaError, and asyncpg's errors where there is no connection.
+    """
     connection = await asyncpg.connect(dsn, timeout=10)
     try:
         async with connection.transaction():
@@ -28,16 +39,34 @@ async def install(dsn: str) -> None:
             if await connection.fetchval("SELECT to_regclass('broker.schema_version')") is None:
                 await connection.execute(schema_text())
             found = await connection.fetchval("SELECT max(version) FROM broker.schema_version")
+            while found < VERSION:
+                await _migrate(connection, found)
+                found += 1
     except asyncpg.InsufficientPrivilegeError as error:
         sentence = (
             f"The database role may not install the schema ({error}). It must own the database and have CREATEROLE; "
             "where another role made the role broker_runtime, that one must grant it to this one WITH ADMIN OPTION."
         )
         raise SchemaError(sentence) from error
+    except asyncpg.LockNotAvailableError as error:
+        sentence = "The database is of an older version, and another broker works on it. Stop that one first."
+        raise SchemaError(sentence) from error
     finally:
         await connection.close()
-    if found != VERSION:
+    if found > VERSION:
         sentence = (
             f"The database has schema version {found}, this broker needs {VERSION}. Start the broker that made it."
         )
         raise SchemaError(sentence)
+
+
+async def _migrate(connection: asyncpg.Connection, found: int) -> None:
+    """Bring the schema from one version to the next."""
+    log.info("schema.migrating", before=found, after=found + 1)
+    steps = Path(__file__).with_name("sql") / "migrate" / f"{found + 1}.sql"
+    await connection.execute("SET LOCAL lock_timeout = '2s'")
+    await connection.execute("LOCK TABLE broker.account, broker.trade IN ACCESS EXCLUSIVE MODE")
+    await connection.execute("ALTER SCHEMA broker RENAME TO broker_before")
+    await connection.execute(schema_text())
+    await connection.execute(steps.read_text(encoding="utf-8"))
+    await connection.execute("DROP SCHEMA broker_before CASCADE")

@@ -18,14 +18,31 @@ import structlog
 from broker.batch import Batch, Command, Decided, Item, Known, Overloaded
 from broker.config import Config
 from broker.core.account import Account
-from broker.core.messages import Advance, Anomaly, Event, Market, MoveCash, PlaceTrade, Report, TradeEvent
+from broker.core.conditions import Conditions
+from broker.core.corporate import AdjustPosition, AnyEvent
+from broker.core.messages import (
+    Advance,
+    Anomaly,
+    CancelAll,
+    CancelTrade,
+    MoveCash,
+    PlaceTrade,
+    ReplaceTrade,
+    Report,
+    Restricted,
+    Step,
+    TradeEvent,
+)
 from broker.core.states import TERMINAL
 from broker.core.types import CustomerId, Status, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase, StaleAccounts
 from broker.metrics import Metrics
-from broker.ports import Desk, Directory, Store
+from broker.ports import Desk, Directory, Publisher, Store
 
 log = structlog.get_logger()
+
+_CHANGES = {Step.PLACED, Step.EXECUTED, Step.ENDED}
+"""Steps that change a trade's status, beside its start."""
 
 
 class Unanswered(Exception):
@@ -44,15 +61,17 @@ class Shard:
         number: int,
         store: Store,
         desk: Desk,
-        market: Market,
-        clock: Callable[[], datetime],
+        publisher: Publisher,
+        conditions: Callable[[], Conditions],
+        restrict: Callable[[CustomerId, str], None],
         config: Config,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._desk = desk
-        self._market = market
-        self._clock = clock
+        self._publisher = publisher
+        self._conditions = conditions
+        self._restrict = restrict
         self._config = config
         self._metrics = metrics
         self._verbose = config.log_level == "debug"  # asked once: on the hot path even a line not written costs
@@ -72,9 +91,11 @@ class Shard:
     def submit(self, customer_id: CustomerId, command: Command) -> asyncio.Future[Any]:
         """Queue a command; its future ends when it is durable. Raises Overloaded where there is no room.
 
-        Trades and cash share one bound. What the exchange says has the same room again: it frees memory.
+        Trades and cash share one bound. What the exchange says, and what ends orders, has the same room again: it
+        frees memory.
         """
-        room = self._config.shard_queue_max * (2 if isinstance(command, Report | Advance) else 1)
+        frees = isinstance(command, Report | Advance | CancelTrade | CancelAll)
+        room = self._config.shard_queue_max * (2 if frees else 1)
         if len(self._queue) >= room:
             raise self._overloaded("shard")
         if isinstance(command, PlaceTrade) and self._open >= self._config.open_trades_max // self._config.shards:
@@ -125,9 +146,10 @@ class Shard:
         """One batch, from load to act; what cannot be committed now is forgotten and queued again."""
         try:
             known = await self._load(items)
-            batch = Batch(Decided(self._clock()), self._accounts, self._recent, known, self._market, self._config)
+            conditions = self._conditions()
+            batch = Batch(self._accounts, self._recent, known, conditions, self._config)
             decided = batch.decide(items, advance=advance)
-            await self._commit(decided)
+            await self._commit(decided, conditions.now)
         except StaleAccounts:
             self._again(items, "stale")
             return False
@@ -140,7 +162,7 @@ class Shard:
             self._forget(items)
             await self._isolate(items, error, advance=advance)
         else:
-            self._act(decided)
+            self._act(decided, conditions.now)
         return True
 
     def _again(self, items: list[Item], why: str) -> None:
@@ -201,7 +223,7 @@ class Shard:
             for account in (await self._store.load_accounts(sorted(missing))).values():
                 self._remember(account)
         known = Known()
-        trade_ids = [id_ for item in items if (id_ := self._unknown_trade(item)) is not None]
+        trade_ids = [id_ for item in items for id_ in self._unknown_trades(item)]
         if trade_ids:
             known.trades = await self._store.trades_by_id(trade_ids)
             self._refuse_if_outdated(known.trades.values())
@@ -215,10 +237,24 @@ class Shard:
         ]
         if keys:
             known.keys = await self._store.trades_by_key(keys)
-        references = [item.command.reference for item in items if isinstance(item.command, MoveCash)]
+        await self._load_what_is_rare(items, known)
+        return known
+
+    async def _load_what_is_rare(self, items: Sequence[Item], known: Known) -> None:
+        commands = [item.command for item in items]
+        client_ids = [
+            (each.customer_id, each.client_order_id)
+            for each in commands
+            if isinstance(each, PlaceTrade | ReplaceTrade) and each.client_order_id
+        ]
+        if client_ids:
+            known.client_ids = await self._store.trades_by_client_id(client_ids)
+        references = [each.reference for each in commands if isinstance(each, MoveCash)]
         if references:
             known.cash = await self._store.cash_by_reference(references)
-        return known
+        references = [each.reference for each in commands if isinstance(each, AdjustPosition)]
+        if references:
+            known.adjusted = await self._store.adjusted(references)
 
     def _remember(self, account: Account) -> None:
         self._accounts[account.customer_id] = account
@@ -230,15 +266,24 @@ class Shard:
         self._open += account.open_trades - self._counted.get(account.customer_id, 0)
         self._counted[account.customer_id] = account.open_trades
 
-    def _unknown_trade(self, item: Item) -> TradeId | None:
-        """The trade of a command that the cache cannot tell us about."""
-        command = item.command
-        if isinstance(command, PlaceTrade):
-            return command.trade_id if item.retried else None
-        if not isinstance(command, Report) or command.trade_id in self._recent:
-            return None
-        account = self._accounts.get(item.customer_id)
-        return None if account and command.trade_id in account.working else command.trade_id
+    def _unknown_trades(self, item: Item) -> Iterable[TradeId]:
+        """The trades of a command that the cache cannot tell us about."""
+        match item.command:
+            case PlaceTrade(trade_id=trade_id):
+                return [trade_id] if item.retried else []
+            case Report(trade_id=trade_id) | CancelTrade(trade_id=trade_id):
+                return [] if self._is_known(item.customer_id, trade_id) else [trade_id]
+            case ReplaceTrade(trade_id=trade_id, replaces=old):
+                unknown = [] if self._is_known(item.customer_id, old) else [old]
+                return [*unknown, trade_id] if item.retried else unknown
+            case _:
+                return []
+
+    def _is_known(self, customer_id: CustomerId, trade_id: TradeId) -> bool:
+        if trade_id in self._recent:
+            return True
+        account = self._accounts.get(customer_id)
+        return account is not None and trade_id in account.working
 
     def _refuse_if_outdated(self, trades: Iterable[Trade]) -> None:
         """A trade that is open in the database and not in the cache: another process was at work on its customer."""
@@ -252,7 +297,7 @@ class Shard:
 
     # -------------------------------------------------------------- commit and act
 
-    async def _commit(self, decided: Decided) -> None:
+    async def _commit(self, decided: Decided, now: datetime) -> None:
         if decided.anomalies:
             await self._store.record_anomalies(decided.anomalies)
         loop = asyncio.get_running_loop()
@@ -261,17 +306,20 @@ class Shard:
         if not changed:
             return
         claims = {customer_id: decided.touched[customer_id].version for customer_id in changed}
-        await self._store.commit(decided.now, claims, decided.events)
+        await self._store.commit(now, claims, decided.events)
         for customer_id in changed:
             decided.touched[customer_id].version += 1
         self._metrics.commit_seconds.observe(loop.time() - began)
         self._metrics.batch_size.observe(len(decided.answers))
 
-    def _act(self, decided: Decided) -> None:
+    def _act(self, decided: Decided, now: datetime) -> None:
         """Now it is durable: tell the exchange, then the clients."""
         for event in decided.events:
             if isinstance(event, TradeEvent):
-                self._act_on(event, decided.now)
+                self._act_on(event, now)
+            elif isinstance(event, Restricted):
+                log.error("customer.restricted", customer_id=event.customer_id, reason=event.reason)
+                self._restrict(event.customer_id, event.reason)
         for anomaly, report in decided.anomalies:
             self._metrics.anomalies.labels(anomaly.value).inc()
             log.error("exchange.anomaly", cause=anomaly.value, report=repr(report))
@@ -293,13 +341,19 @@ class Shard:
         trade = event.trade
         if self._verbose:
             log.debug("trade.changed", trade_id=str(trade.trade_id), status=event.status.value, reason=event.reason)
-        self._metrics.trades.labels(event.status.value).inc()
-        if event.status is Status.IN_PROGRESS:
-            self._desk.send(trade)
-        elif event.status in TERMINAL:
-            self._desk.done(trade.trade_id)
-            self._recent[trade.trade_id] = trade
-            self._metrics.settle_seconds.observe((now - trade.created_at).total_seconds())
+        self._publisher.publish(event)
+        if event.step is Step.STARTED:
+            self._metrics.trades.labels(event.status.value).inc()
+            if trade.status not in TERMINAL:
+                self._desk.send(trade)
+        elif event.step is Step.CANCEL_REQUESTED:
+            self._desk.cancel(trade)
+        elif event.step in _CHANGES:
+            self._metrics.trades.labels(event.status.value).inc()
+            if event.status in TERMINAL:
+                self._desk.done(trade.trade_id)
+                self._recent[trade.trade_id] = trade
+                self._metrics.settle_seconds.observe((now - trade.created_at).total_seconds())
 
     def _keep_recent(self, touched: Mapping[CustomerId, Account]) -> None:
         """Let the memory go of what was not used for longest; never of an account with open trades."""
@@ -315,7 +369,7 @@ class Shard:
             del self._accounts[account.customer_id], self._counted[account.customer_id]
 
 
-def _customer(event: Event) -> CustomerId:
+def _customer(event: AnyEvent) -> CustomerId:
     return event.trade.customer_id if isinstance(event, TradeEvent) else event.customer_id
 
 

@@ -11,9 +11,9 @@ from aiohttp import web
 from broker.auth import Authenticator, NewKey
 from broker.batch import Booked
 from broker.config import Config
-from broker.core.messages import MoveCash, Refusal
+from broker.core.messages import MoveCash, Refused
 from broker.core.money import Money, format_money, parse_money
-from broker.core.types import CustomerId
+from broker.core.types import AccountType, CustomerId
 from broker.customers import Customers, NoSuchCustomer
 from broker.http import ApiError, convert, json_response, parse_json, read_body
 from broker.reading import Json, Reading
@@ -40,7 +40,9 @@ class CreateCustomerRequest(msgspec.Struct, forbid_unknown_fields=True):
         str, msgspec.Meta(max_length=200, pattern=_PRINTABLE, description="text of at most 200 printable characters")
     ] = ""
     cash: Amount = 0
-    accountType: Annotated[str, msgspec.Meta(description='"cash"')] = "cash"  # noqa: N815 - the wire's name
+    accountType: Annotated[  # noqa: N815 - the wire's name
+        AccountType, msgspec.Meta(description='"cash" or "margin"')
+    ] = AccountType.CASH
 
 
 class CashRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -92,9 +94,6 @@ class AdminApi:
     async def create(self, request: web.Request) -> web.Response:
         """A new customer, and the only time that its secret is shown."""
         wanted = convert(await self._body(request), CreateCustomerRequest)
-        if wanted.accountType != "cash":
-            sentence = 'accountType must be "cash": this version of the broker has no margin accounts.'
-            raise ApiError(400, "invalid_request", sentence)
         cash = _amount("cash", wanted.cash, 0)
         created = await self._customers.create(wanted.name, wanted.accountType, cash)
         return json_response({"customerId": str(created.customer_id), **_key(created.key)}, 201)
@@ -161,8 +160,8 @@ class AdminApi:
         customer_id = _customer_id(request)
         await self._found(self._customers.get(customer_id))
         command = MoveCash(customer_id, Money(sign * _amount("amount", wanted.amount, 1)), wanted.reference)
-        outcome: Booked | Refusal = await self._shards.submit(customer_id, command)
-        if isinstance(outcome, Refusal):
+        outcome: Booked | Refused = await self._shards.submit(customer_id, command)
+        if isinstance(outcome, Refused):
             sentence = f"Insufficient funds: less than {format_money(Money(-command.amount))} is available."
             raise ApiError(409, "insufficient_funds", sentence)
         moved = outcome.moved

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated
 from uuid import UUID
@@ -11,6 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from broker.api.query import NEWEST_SEQ, bad_query, only_known, read_number, read_symbol, read_time
 from broker.auth import Authenticator, Caller
 from broker.batch import Placed
 from broker.config import Config
@@ -43,7 +43,6 @@ class PlaceTradeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _KEY = re.compile(r"[!-~]{1,200}", re.ASCII)
-_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _FILTERS = {"status", "symbol", "from", "to", "limit", "cursor"}
 
 
@@ -74,7 +73,6 @@ class TradesApi:
             web.get("/api/v1/trades", self.list, allow_head=False),
             web.get("/api/v1/trades/{tradeId}", self.get, allow_head=False),
             web.get("/api/v1/balance", self.balance, allow_head=False),
-            web.get("/api/v1/positions", self.positions, allow_head=False),
         ]
 
     async def _caller(self, request: web.Request) -> Caller:
@@ -130,24 +128,15 @@ class TradesApi:
         caller = await self._caller(request)
         return json_response(await self._reading.balance(caller.customer_id))
 
-    async def positions(self, request: web.Request) -> web.Response:
-        """The customer's shares."""
-        caller = await self._caller(request)
-        return json_response(await self._reading.positions(caller.customer_id))
-
     def _filter(self, query: Mapping[str, str]) -> TradeFilter:
-        unknown = sorted(query.keys() - _FILTERS)
-        if unknown:
-            raise _bad_query(f"{unknown[0][:40]!r} is not a filter; there are {', '.join(sorted(_FILTERS))}")
-        if len(query) > len(query.keys() & _FILTERS):
-            raise _bad_query("A filter stands in it twice")
+        only_known(query, _FILTERS)
         return TradeFilter(
             statuses=_statuses(query.get("status")),
-            symbol=_symbol(query.get("symbol")),
-            since=_time("from", query.get("from")),
-            until=_time("to", query.get("to")),
-            before_seq=_number("cursor", query.get("cursor"), 2**62, 10**18),
-            limit=_number("limit", query.get("limit"), min(100, self._config.page_max), self._config.page_max),
+            symbol=read_symbol(query.get("symbol")),
+            since=read_time("from", query.get("from")),
+            until=read_time("to", query.get("to")),
+            before_seq=read_number("cursor", query.get("cursor"), NEWEST_SEQ, 10**18),
+            limit=read_number("limit", query.get("limit"), min(100, self._config.page_max), self._config.page_max),
         )
 
 
@@ -178,40 +167,10 @@ def _placed_response(placed: Placed) -> web.Response:
     return json_response(body, 201, {"Idempotency-Replayed": "true"} if placed.replayed else None)
 
 
-def _bad_query(sentence: str) -> ApiError:
-    return ApiError(400, "invalid_query", f"{sentence}.")
-
-
 def _statuses(text: str | None) -> list[Status] | None:
     if text is None:
         return None
     words = [part.strip().upper().replace("_", " ") for part in text.split(",")]
     if not text.isascii() or not set(words) <= set(Status):  # ASCII, since upper() makes FILLED of look-alikes
-        raise _bad_query(f"status takes one or more of {', '.join(Status)}")
+        raise bad_query(f"status takes one or more of {', '.join(Status)}")
     return [Status(word) for word in words]
-
-
-def _symbol(text: str | None) -> str | None:
-    if text is not None and re.search(SYMBOL_PATTERN, text, re.ASCII) is None:
-        raise _bad_query("symbol takes a ticker of 1 to 12 characters A-Z, 0-9 and '.'")
-    return text
-
-
-def _time(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text) if text.isascii() and len(text) <= 40 else None
-        if time is not None:
-            return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # the year 1 east of Greenwich is the year 0 in UTC
-        pass
-    raise _bad_query(f"{name} takes a time like 2026-11-27T14:30:00Z")
-
-
-def _number(name: str, text: str | None, default: int, most: int) -> int:
-    if text is None:
-        return default
-    if _DIGITS.fullmatch(text) is None or not 1 <= int(text) <= most:
-        raise _bad_query(f"{name} takes a whole number from 1 to {most}")
-    return int(text)

@@ -3,7 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from broker.core.types import CustomerId, Symbol, Trade, TradeId
+from broker.core.day_trades import DayTrades
+from broker.core.money import Money
+from broker.core.types import AccountType, CustomerId, OrderType, Side, Symbol, Trade, TradeId
 
 
 @dataclass(slots=True)
@@ -12,15 +14,18 @@ class Holding:
 
     balance: int = 0
     held: int = 0
+    floor: int = 0  # how low the balance may go with everything reserved taken off: below 0 only for margin cash
+    cost: Money = Money(0)  # of shares: what those that are there cost
+    gain: Money = Money(0)  # of shares: what sales have brought above their cost
 
     @property
     def available(self) -> int:
-        """What a new trade or a withdrawal may take."""
+        """What a sale or a withdrawal may take."""
         return self.balance - self.held
 
     def reserve(self, amount: int) -> None:
         """Put aside what a trade may need; the caller has checked that it is there."""
-        assert 0 < amount <= self.available, f"reserve {amount} of {self}"
+        assert 0 <= amount <= self.available - self.floor, f"reserve {amount} of {self}"
         self.held += amount
 
     def release(self, amount: int) -> None:
@@ -31,7 +36,7 @@ class Holding:
     def add(self, amount: int) -> None:
         """Apply a posting; what is left must still cover what is reserved."""
         self.balance += amount
-        assert self.available >= 0, f"posting {amount} overdraws {self}"
+        assert amount >= 0 or self.available >= self.floor, f"posting {amount} overdraws {self}"
 
 
 @dataclass(slots=True)
@@ -39,14 +44,48 @@ class Account:
     """One customer: cash, positions, and the trades that are not finished. Its one writer is its shard."""
 
     customer_id: CustomerId
+    account_type: AccountType = AccountType.CASH
     version: int = 0  # of its cash row, as read or as last committed
     last_seq: int = 0
     cash: Holding = field(default_factory=Holding)
     positions: dict[Symbol, Holding] = field(default_factory=dict)
     waiting: deque[Trade] = field(default_factory=deque)  # PLACED, oldest first
     working: dict[TradeId, Trade] = field(default_factory=dict)  # at the exchange
+    turn: TradeId | None = None  # of those, the one that the next waits for
+    day_trades: DayTrades = field(default_factory=DayTrades)
+    placed: deque[Trade] = field(default_factory=deque)  # lately: what the checks of conduct look back on
 
     @property
     def open_trades(self) -> int:
         """Trades that have not ended; with none, the account may leave the cache."""
         return len(self.waiting) + len(self.working)
+
+    def work(self, trade: Trade) -> None:
+        """Put a trade among those at the exchange; one found there after a start is its customer's turn again."""
+        self.working[trade.trade_id] = trade
+        if not trade.replaces_at_exchange and not rests(trade):
+            self.turn = trade.trade_id
+
+    def end(self, trade: Trade) -> None:
+        """Take a trade out; the next may start."""
+        del self.working[trade.trade_id]
+        self.pass_turn(trade)
+
+    def pass_turn(self, trade: Trade) -> None:
+        """The next trade need not wait for this one any more."""
+        if self.turn == trade.trade_id:
+            self.turn = None
+
+    def holding(self, trade: Trade) -> Holding:
+        """What the trade reserves of: cash to buy, shares to sell."""
+        return self.cash if trade.side is Side.BUY else self.positions[trade.symbol]
+
+
+def may_rest(trade: Trade) -> bool:
+    """Whether it may stay at the exchange for days: limit and stop orders."""
+    return trade.order_type is not OrderType.MARKET
+
+
+def rests(trade: Trade) -> bool:
+    """Whether the exchange has it and it may stay there for days: such orders do not hold up the queue."""
+    return trade.acknowledged and may_rest(trade)

@@ -3,19 +3,21 @@
 Commands are imperative, events past tense; a refusal is a value, never an exception.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
 from enum import Enum, StrEnum
-from typing import Protocol
 
 from broker.core.money import Money
-from broker.core.types import CustomerId, Fill, Side, Status, Symbol, Trade, TradeId
+from broker.core.postings import Entry
+from broker.core.types import CustomerId, Fill, OrderType, Side, Status, Symbol, TimeInForce, Trade, TradeId
 
 # ------------------------------------------------------------------ commands
 
 
 @dataclass(slots=True)
 class PlaceTrade:
-    """A customer's order to buy or sell at the market."""
+    """A customer's order. With `replaces` it is to stand in the place of one that is at the exchange."""
 
     trade_id: TradeId
     customer_id: CustomerId
@@ -23,6 +25,53 @@ class PlaceTrade:
     side: Side
     quantity: int
     idempotency_key: str | None = None
+    order_type: OrderType = OrderType.MARKET
+    time_in_force: TimeInForce = TimeInForce.DAY
+    limit_price: Money | None = None
+    stop_price: Money | None = None
+    client_order_id: str | None = None
+
+
+@dataclass(slots=True)
+class ReplaceTrade:
+    """Put another order in the place of an open one; None keeps the old figure. `quantity` is the new one's own."""
+
+    trade_id: TradeId
+    customer_id: CustomerId
+    replaces: TradeId
+    quantity: int | None = None
+    limit_price: Money | None = None
+    stop_price: Money | None = None
+    client_order_id: str | None = None
+
+
+@dataclass(slots=True)
+class CancelTrade:
+    """End what is left of an open trade."""
+
+    customer_id: CustomerId
+    trade_id: TradeId
+
+
+@dataclass(slots=True)
+class CancelAll:
+    """End what is left of all open trades of a customer, or of those in one symbol."""
+
+    customer_id: CustomerId
+    symbol: Symbol | None = None
+    reason: str = "Cancelled at your request."
+
+
+@dataclass(slots=True)
+class EstimateTrade:
+    """What would this order do? Nothing changes."""
+
+    order: PlaceTrade
+
+    @property
+    def customer_id(self) -> CustomerId:
+        """Whose."""
+        return self.order.customer_id
 
 
 @dataclass(slots=True)
@@ -50,6 +99,9 @@ class ReportType(StrEnum):
     REJECTED = "REJECTED"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
+    REPLACED = "REPLACED"
+    BUSTED = "BUSTED"
+    CORRECTED = "CORRECTED"
 
 
 @dataclass(slots=True)
@@ -63,27 +115,38 @@ class Report:
     fill: Fill | None = None
     filled_quantity: int = 0
     reason: str | None = None
-
-
-class Market(Protocol):
-    """What the decisions want to know of the market; None where it is not known (yet)."""
-
-    def ask(self, symbol: Symbol) -> Money | None: ...
-    def is_listed(self, symbol: Symbol) -> bool | None: ...
+    corrects: str | None = None  # of a correction: the execution in whose place this one stands
 
 
 # ------------------------------------------------------------------ events
 
 
+class Step(StrEnum):
+    """What happened to a trade: the kind of its event."""
+
+    PLACED = "placed"
+    STARTED = "started"  # checked, reserved, to be sent
+    ACCEPTED = "accepted"  # the exchange has it
+    EXECUTED = "executed"
+    CANCEL_REQUESTED = "cancel_requested"
+    ENDED = "ended"
+    SUSPENSE = "suspense"  # an execution that cannot be the customer's was booked to the broker
+    BUSTED = "busted"
+    CORRECTED = "corrected"
+
+
 @dataclass(slots=True)
 class TradeEvent:
-    """A trade took a step; `execution` is there when shares changed hands."""
+    """A trade took a step; `entry` is there when cash and shares moved with it."""
 
     trade: Trade
     number: int
     status: Status
     reason: str
+    step: Step
     report: Report | None = None
+    entry: Entry | None = None
+    refused: "Refused | None" = None
 
 
 @dataclass(slots=True)
@@ -95,27 +158,80 @@ class CashMoved:
     reference: str
 
 
-Event = TradeEvent | CashMoved
+@dataclass(slots=True)
+class MarginLevel:
+    """How far a margin account's equity was above its maintenance requirement; of a day, the lowest is kept."""
+
+    customer_id: CustomerId
+    day: date
+    level: Money
+
+
+@dataclass(slots=True)
+class Restricted:
+    """A customer owes what an execution that was taken back had brought: no new orders until an operator says so."""
+
+    customer_id: CustomerId
+    reason: str
+
+
+Event = TradeEvent | CashMoved | MarginLevel | Restricted
 
 
 class Refusal(StrEnum):
     """Why a trade is not sent, in the order in which they are checked. The values are the words a customer reads."""
 
+    TRADING_STOPPED = "trading stopped"
+    ACCOUNT_SUSPENDED = "account suspended"
     UNKNOWN_SYMBOL = "unknown symbol"
+    SYMBOL_HALTED = "symbol halted"
+    SYMBOL_RESTRICTED = "symbol restricted"
+    EXCHANGE_UNAVAILABLE = "exchange unavailable"
+    PAST_MARKET_HOURS = "past market hours"
+    MARGIN_CALL = "margin call"
     INSUFFICIENT_SHARES = "insufficient shares"
     INSUFFICIENT_FUNDS = "insufficient funds"
+    INSUFFICIENT_BUYING_POWER = "insufficient buying power"
+    POSITION_LIMIT = "position limit"
+    ORDER_TOO_LARGE = "order too large"
+    ORDER_VALUE_TOO_LARGE = "order value too large"
+    PRICE_TOO_FAR = "price too far from the market"
+    TOO_MANY_ORDERS = "too many orders"
+    DUPLICATE_ORDER = "duplicate order"
+    WASH_TRADE = "wash trade"
+    PDT_LIMIT_REACHED = "PDT limit reached"
+    CANNOT_BE_REPLACED = "cannot be replaced"
+    OPEN_ORDERS = "open orders"
+
+
+@dataclass(slots=True)
+class Refused:
+    """A refusal with its formula as a sentence, and the figures in it."""
+
+    refusal: Refusal
+    detail: str
+    figures: Mapping[str, int | str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """The sentence that the trade keeps."""
+        return f"{self.refusal}: {self.detail}"
 
 
 class Anomaly(Enum):
-    """A word of the exchange that changes nothing and must not be lost: it goes to the inbox and is counted."""
+    """A word of the exchange that must not be lost: it goes to the inbox, is counted, and somebody should look.
+
+    The last three were booked to the broker's suspense account; the others change nothing.
+    """
 
     UNKNOWN_TRADE = "unknown_trade"
     NEVER_SENT = "never_sent"
     CONTRADICTS_EXECUTION = "contradicts_execution"
+    UNKNOWN_EXECUTION = "unknown_execution"
+    REFUSED_BY_DATABASE = "refused_by_database"
     FILL_AFTER_END = "fill_after_end"
     OVERFILL = "overfill"
     ABOVE_MAX_PRICE = "above_max_price"
-    REFUSED_BY_DATABASE = "refused_by_database"
 
 
 class Repeat(Enum):

@@ -29,6 +29,11 @@ def parse_money(text: str) -> Money:
     return Money(-units if sign else units)
 
 
+def is_on_tick(price: Money) -> bool:
+    """Whether an order may have this price: whole cents from $1.00, $0.0001 below it (SEC Rule 612)."""
+    return price < UNITS_PER_DOLLAR or price % (UNITS_PER_DOLLAR // 100) == 0
+
+
 def format_money(amount: Money) -> str:
     """Write an amount as a decimal with at least 2 and at most 4 places: "1902.50", "0.0001"."""
     dollars, units = divmod(abs(amount), UNITS_PER_DOLLAR)

@@ -1,10 +1,11 @@
 """Double entry: what each movement of cash and shares posts. The postings of a transfer sum to zero for each asset."""
 
-from enum import IntEnum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-from broker.core.money import Money
-from broker.core.types import CustomerId, Side, Symbol
+from broker.core.types import CustomerId, Fill, Side, Symbol
 
 CASH = "$USD"
 """The asset of dollars: no ticker can look like it (USD itself is a listed fund)."""
@@ -15,6 +16,10 @@ class House(IntEnum):
 
     CLEARING = 1  # what the exchange owes us (above zero) or is owed
     EXTERNAL = 2  # the world outside: deposits come from here, withdrawals go there
+    FEES = 3  # what customers paid on their sales and orders
+    RECEIVABLE = 4  # below zero: what customers owe since an execution was taken back from them
+    SUSPENSE = 5  # executions that no customer can have
+    CORPORATE = 6  # splits, symbol changes and dividends come from here and go there
 
 
 def house_owner(shard: int, house: House) -> int:
@@ -23,27 +28,90 @@ def house_owner(shard: int, house: House) -> int:
 
 
 class Posting(NamedTuple):
-    """One line of a transfer; `amount` is Money for CASH and shares for a ticker."""
+    """One line of a transfer; `amount` is Money for CASH and shares for a ticker.
+
+    A customer's line of shares carries what its cost and realized gain change by: they are sums of postings as well.
+    """
 
     owner_id: int
     asset: str
     amount: int
+    cost: int = 0
+    gain: int = 0
 
 
-def fill_postings(
-    customer: CustomerId, clearing: int, side: Side, symbol: Symbol, last_qty: int, last_px: Money
-) -> tuple[Posting, ...]:
-    """Cash one way and shares the other, between the customer and the shard's clearing rows."""
-    bought = last_qty if side is Side.BUY else -last_qty
-    paid = bought * last_px
-    return (
-        Posting(customer, CASH, -paid),
-        Posting(clearing, CASH, paid),
-        Posting(customer, symbol, bought),
-        Posting(clearing, symbol, -bought),
-    )
+class Move(NamedTuple):
+    """A line of a customer's whose other side is one of the broker's own rows."""
+
+    asset: str
+    amount: int
+    cost: int = 0
+    gain: int = 0
 
 
-def cash_postings(customer: CustomerId, external: int, amount: Money) -> tuple[Posting, ...]:
-    """A deposit (above zero) or a withdrawal (below)."""
-    return (Posting(customer, CASH, amount), Posting(external, CASH, -amount))
+class EntryKind(StrEnum):
+    """What kind of transfer an execution makes."""
+
+    FILL = "fill"
+    SUSPENSE = "suspense"
+    BUST = "bust"
+
+
+@dataclass(slots=True)
+class Entry:
+    """The figures of one transfer between a customer (or the broker's suspense account) and the exchange.
+
+    Signs are the customer's: shares and cash above zero come to it. `cash` is after the fee. What a customer from whom
+    an execution is taken back does not have any more is `owed_cash` and `owed_shares`: the transfer takes it from the
+    broker's receivables.
+    """
+
+    kind: EntryKind
+    fill: Fill
+    shares: int
+    cash: int
+    fee: int = 0
+    cost: int = 0
+    gain: int = 0
+    owed_cash: int = 0
+    owed_shares: int = 0
+
+
+def fill_entry(side: Side, fill: Fill, cost: int, gain: int) -> Entry:
+    """A settled execution: shares one way, cash and the fee the other."""
+    shares = fill.last_qty if side is Side.BUY else -fill.last_qty
+    return Entry(EntryKind.FILL, fill, shares, -shares * fill.last_px - fill.fee, fill.fee, cost, gain)
+
+
+def suspense_entry(side: Side, fill: Fill) -> Entry:
+    """An execution that the exchange made and no customer can have: the broker takes it."""
+    shares = fill.last_qty if side is Side.BUY else -fill.last_qty
+    return Entry(EntryKind.SUSPENSE, fill, shares, -shares * fill.last_px)
+
+
+def entry_postings(customer: CustomerId, shard: int, symbol: Symbol, entry: Entry) -> list[Posting]:
+    """The lines of an entry; there is none that moves nothing."""
+    owner = house_owner(shard, House.SUSPENSE) if entry.fill.suspense else customer
+    clearing = house_owner(shard, House.CLEARING)
+    lines = [
+        Posting(owner, CASH, entry.cash + entry.owed_cash),
+        Posting(clearing, CASH, -entry.cash - entry.fee),
+        Posting(owner, symbol, entry.shares + entry.owed_shares, entry.cost, entry.gain),
+        Posting(clearing, symbol, -entry.shares),
+    ]
+    if entry.fee:
+        lines.append(Posting(house_owner(shard, House.FEES), CASH, entry.fee))
+    if entry.owed_cash or entry.owed_shares:
+        receivable = house_owner(shard, House.RECEIVABLE)
+        lines += [Posting(receivable, CASH, -entry.owed_cash), Posting(receivable, symbol, -entry.owed_shares)]
+    return [line for line in lines if line.amount or line.gain or line.cost]
+
+
+def move_postings(customer: CustomerId, other: int, moves: Iterable[Move]) -> list[Posting]:
+    """The moves of a customer's against one of the broker's rows: deposits, dividends, splits."""
+    lines = []
+    for move in moves:
+        lines.append(Posting(customer, *move))
+        if move.amount:
+            lines.append(Posting(other, move.asset, -move.amount))
+    return lines

@@ -11,13 +11,14 @@ from broker.core.types import Status, Trade
 _S = Status
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    _S.PLACED: frozenset({_S.IN_PROGRESS, _S.REJECTED}),
-    _S.IN_PROGRESS: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.REJECTED, _S.CANCELLED, _S.EXPIRED}),
-    _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.EXPIRED}),
+    _S.PLACED: frozenset({_S.IN_PROGRESS, _S.REJECTED, _S.CANCELLED, _S.REPLACED}),
+    _S.IN_PROGRESS: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.REJECTED, _S.CANCELLED, _S.EXPIRED, _S.REPLACED}),
+    _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.EXPIRED, _S.REPLACED}),
     _S.FILLED: frozenset(),
     _S.REJECTED: frozenset(),
     _S.CANCELLED: frozenset(),
     _S.EXPIRED: frozenset(),
+    _S.REPLACED: frozenset(),
 }
 
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
@@ -30,6 +31,12 @@ def change(trade: Trade, status: Status, reason: str) -> None:
     assert status in TRANSITIONS[trade.status], f"{trade.trade_id}: {trade.status} -> {status}"
     trade.status = status
     trade.reason = reason
+    trade.events += 1
+
+
+def note(trade: Trade, reason: str) -> None:
+    """Put down something about a trade that leaves its status as it is; of a finished one, nothing else changes."""
+    trade.reason = reason if trade.status not in TERMINAL else trade.reason
     trade.events += 1
 
 

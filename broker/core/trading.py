@@ -1,222 +1,291 @@
-"""The decisions: what a command or a word of the exchange does to a customer's account.
+"""The decisions about orders: what a customer's command does to the account, up to the order's way to the exchange.
 
 Each function takes the account as it stands, changes it, and returns the events that the ledger then commits. None of
-them waits, reads a clock or does I/O; if the commit fails, the shard throws the account away and reads it again.
+them waits, reads a clock or does I/O; if the commit fails, the shard throws the account away and reads it again. What
+the exchange then says of an order is decided in `broker.core.settlement`.
 
-The order of a customer's trades is kept here: `start_next` starts a trade only when none is at work.
+The order of a customer's trades is kept here: `start_next` starts a trade only when none before it is at work, unless
+that one rests at the exchange, acknowledged, with its cash or shares on hold.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
-from typing import assert_never
+from dataclasses import dataclass
+from datetime import timedelta
 
-from broker.core.account import Account, Holding
+from broker.core import risk
+from broker.core.account import Account, rests
+from broker.core.conditions import Conditions
 from broker.core.messages import (
-    Anomaly,
     CashMoved,
-    Market,
     MoveCash,
     PlaceTrade,
     Refusal,
-    Repeat,
+    Refused,
+    ReplaceTrade,
     Report,
-    ReportType,
+    Step,
     TradeEvent,
 )
-from broker.core.money import Money, average, in_dollars
-from broker.core.states import TERMINAL, change
-from broker.core.types import Fill, Side, Status, Trade
+from broker.core.money import Money, format_money, in_dollars
+from broker.core.postings import Entry
+from broker.core.risk import Case
+from broker.core.states import TERMINAL, change, note
+from broker.core.types import OrderType, Side, Status, Trade
 
 PLACED_REASON = "Stored; its turn comes when your earlier trades are done."
-MAX_PRICE_EXCEEDED = "max price exceeded"
-"""The exchange's reason when the order would have cost more than its max_price."""
+REQUESTED = "Cancelled at your request."
+ASKED = "asked"
+"""The exchange's reason for a cancel that we asked for."""
+_REMEMBERED = timedelta(seconds=1)
+"""How long the checks of conduct look back at least; a longer duplicate window lengthens it."""
 
 # ------------------------------------------------------------------ placing and starting
 
 
-def place(account: Account, command: PlaceTrade, now: datetime) -> TradeEvent:
-    """Put a trade at the end of its customer's queue."""
-    account.last_seq += 1
-    trade = Trade(
+def place(account: Account, command: PlaceTrade, conditions: Conditions) -> list[TradeEvent]:
+    """Put a trade at the end of its customer's queue, or refuse it there for how it was placed."""
+    trade = _new_trade(account, command, conditions)
+    events = [_begin(account, trade, conditions)]
+    refused = risk.first_refusal(risk.AT_PLACING, Case(account, trade, conditions))
+    _remember(account, trade, conditions)
+    if refused is None:
+        account.waiting.append(trade)
+    else:
+        events.append(_refuse(trade, refused))
+    return events
+
+
+def _new_trade(account: Account, command: PlaceTrade, conditions: Conditions) -> Trade:
+    return Trade(
         trade_id=command.trade_id,
         customer_id=command.customer_id,
-        seq=account.last_seq,
+        seq=account.last_seq + 1,
         symbol=command.symbol,
         side=command.side,
         quantity=command.quantity,
-        created_at=now,
+        created_at=conditions.now,
+        venue=conditions.market.venue(command.symbol),
+        order_type=command.order_type,
+        time_in_force=command.time_in_force,
+        limit_price=command.limit_price,
+        stop_price=command.stop_price,
+        client_order_id=command.client_order_id,
         idempotency_key=command.idempotency_key,
-        reason=PLACED_REASON,
-        events=1,
     )
-    account.waiting.append(trade)
-    return TradeEvent(trade, 1, trade.status, trade.reason)
 
 
-def start_next(account: Account, market: Market, collar_bps: int) -> Iterator[TradeEvent]:
+def _begin(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
+    account.last_seq += 1
+    trade.reason, trade.events = PLACED_REASON, 1
+    return TradeEvent(trade, 1, trade.status, trade.reason, Step.PLACED)
+
+
+def _remember(account: Account, trade: Trade, conditions: Conditions) -> None:
+    limits = conditions.controls.limits(account.account_type, account.customer_id)
+    since = trade.created_at - max(_REMEMBERED, timedelta(milliseconds=limits.duplicate_window_ms))
+    placed = account.placed
+    while placed and (placed[0].created_at < since or len(placed) >= 2 * limits.orders_per_second):
+        placed.popleft()
+    placed.append(trade)
+
+
+def start_next(account: Account, conditions: Conditions) -> Iterator[TradeEvent]:
     """Start the trades whose turn it is: one goes to work, those before it that cannot are refused."""
-    while account.waiting and not account.working:
-        yield start(account, account.waiting.popleft(), market, collar_bps)
+    while account.waiting and account.turn is None:
+        yield start(account, account.waiting.popleft(), conditions)
 
 
-def start(account: Account, trade: Trade, market: Market, collar_bps: int) -> TradeEvent:
+def start(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
     """Reserve what the trade can cost, or refuse it."""
-    if market.is_listed(trade.symbol) is False:
-        return _refuse(trade, Refusal.UNKNOWN_SYMBOL, f"the exchange does not list {trade.symbol}.")
-    if trade.side is Side.SELL:
-        return _start_sell(account, trade)
-    return _start_buy(account, trade, market.ask(trade.symbol), collar_bps)
+    case = Case(account, trade, conditions)
+    refused = risk.first_refusal(risk.AT_START, case)
+    if refused is not None:
+        return _refuse(trade, refused)
+    return _work(account, trade, case, case.hold)
 
 
-def _start_sell(account: Account, trade: Trade) -> TradeEvent:
-    position = account.positions.get(trade.symbol)
-    available = position.available if position else 0
-    if position is None or trade.quantity > available:
-        detail = f"the trade sells {trade.quantity} {trade.symbol}, {available} available."
-        return _refuse(trade, Refusal.INSUFFICIENT_SHARES, detail)
-    return _work(account, trade, position, trade.quantity, f"{trade.quantity} {trade.symbol}")
-
-
-def _start_buy(account: Account, trade: Trade, ask: Money | None, collar_bps: int) -> TradeEvent:
-    available = Money(account.cash.available)
-    hold = buy_hold(trade.quantity, ask, collar_bps, available)
-    if hold is None:
-        cost = (
-            f"needs {in_dollars(Money(trade.quantity * ask))} = {trade.quantity} x {in_dollars(ask)}"
-            if ask
-            else f"buys {trade.quantity} {trade.symbol}"
-        )
-        return _refuse(trade, Refusal.INSUFFICIENT_FUNDS, f"the trade {cost}, {in_dollars(available)} available.")
-    return _work(account, trade, account.cash, hold, in_dollars(hold))
-
-
-def buy_hold(quantity: int, ask: Money | None, collar_bps: int, available: Money) -> Money | None:
-    """The cash that a market BUY reserves, or None where it is not there.
-
-    The ask plus a collar in 1/10,000 (rounded up), since the price may move before the exchange fills; at most all
-    that is available. Without a quote: all that is available. The exchange gets it as the most that it may spend.
-    """
-    if ask is None:
-        return available if available > 0 else None
-    cost = quantity * ask
-    if cost > available:
-        return None
-    return min(available, Money(-(-cost * (10_000 + collar_bps) // 10_000)))
-
-
-def _work(account: Account, trade: Trade, holding: Holding, hold: int, words: str) -> TradeEvent:
-    holding.reserve(hold)
+def _work(account: Account, trade: Trade, case: Case, hold: int) -> TradeEvent:
+    """Send it: `hold` is what it reserves, of a replacement only what the replaced order does not hold already."""
     trade.hold = hold
-    account.working[trade.trade_id] = trade
-    return _step(trade, Status.IN_PROGRESS, f"Sent to the exchange, with {words} reserved.")
+    if trade.side is Side.BUY and trade.limit_price is None:
+        trade.max_price = Money(case.hold - case.fees)
+    account.holding(trade).reserve(hold)
+    change(trade, Status.IN_PROGRESS, f"Sent to the exchange, with {_in_words(trade, case.hold)} reserved.")
+    account.work(trade)
+    return TradeEvent(trade, trade.events, trade.status, trade.reason, Step.STARTED)
 
 
-def _refuse(trade: Trade, refusal: Refusal, detail: str) -> TradeEvent:
-    return _step(trade, Status.REJECTED, f"{refusal}: {detail}")
+def _in_words(trade: Trade, hold: int) -> str:
+    return in_dollars(Money(hold)) if trade.side is Side.BUY else f"{hold} {trade.symbol}"
 
 
-def _step(trade: Trade, status: Status, reason: str, report: Report | None = None) -> TradeEvent:
+def _refuse(trade: Trade, refused: Refused) -> TradeEvent:
+    event = end(trade, Status.REJECTED, refused.reason)
+    event.refused = refused
+    return event
+
+
+def end(trade: Trade, status: Status, reason: str, report: Report | None = None) -> TradeEvent:
+    """The trade's last step."""
     change(trade, status, reason)
-    return TradeEvent(trade, trade.events, status, reason, report)
+    return TradeEvent(trade, trade.events, status, reason, Step.ENDED, report)
 
 
-# ------------------------------------------------------------------ what the exchange says
+def remark(
+    trade: Trade, step: Step, reason: str, report: Report | None = None, entry: Entry | None = None
+) -> TradeEvent:
+    """A step that leaves the trade's status as it is."""
+    note(trade, reason)
+    return TradeEvent(trade, trade.events, trade.status, reason, step, report, entry)
 
 
-def settle(account: Account, trade: Trade, report: Report) -> TradeEvent | Anomaly | Repeat:
-    """What one word of the exchange does. Any order, any number of times: executions commute by their id."""
+# ------------------------------------------------------------------ cancel and replace
+
+
+def cancel(account: Account, trade: Trade, reason: str = REQUESTED) -> list[TradeEvent]:
+    """End what is left of a trade: at once where it was not sent, else the exchange decides.
+
+    A replacement that is on its way is cancelled with it, since one of the two will be at the exchange.
+    """
     if trade.status is Status.PLACED:
-        return Anomaly.NEVER_SENT
-    match report.type:
-        case ReportType.ACCEPTED:
-            return Repeat.NOTHING_NEW
-        case ReportType.FILLED | ReportType.PARTIALLY_FILLED:
-            return _settle_fill(account, trade, report)
-        case ReportType.REJECTED | ReportType.CANCELLED | ReportType.EXPIRED:
-            return _settle_end(account, trade, report)
-        case _:
-            assert_never(report.type)
+        account.waiting.remove(trade)
+        return [end(trade, Status.CANCELLED, reason)]
+    both = [trade, *(each for each in account.working.values() if each.replaces == trade.trade_id)]
+    return [_request_cancel(each) for each in both if not each.cancel_requested and each.status not in TERMINAL]
 
 
-def _settle_fill(account: Account, trade: Trade, report: Report) -> TradeEvent | Anomaly | Repeat:
-    assert report.execution_id is not None
-    assert report.fill is not None
-    fill = report.fill
-    known = trade.executions.get(report.execution_id)
-    if known is not None:
-        return Repeat.NOTHING_NEW if known == fill else Anomaly.CONTRADICTS_EXECUTION
-    if trade.status in TERMINAL:
-        return Anomaly.FILL_AFTER_END
-    if fill.last_qty > trade.leaves_quantity:
-        return Anomaly.OVERFILL
-    if trade.side is Side.BUY and fill.last_qty * fill.last_px > trade.hold:
-        return Anomaly.ABOVE_MAX_PRICE
-    _move(account, trade, fill)
-    trade.executions[report.execution_id] = fill
-    trade.filled_quantity += fill.last_qty
-    trade.filled_value = Money(trade.filled_value + fill.last_qty * fill.last_px)
-    price = in_dollars(average(trade.filled_value, trade.filled_quantity))
-    if trade.leaves_quantity:
-        words = f"Filled {trade.filled_quantity} of {trade.quantity} {trade.symbol} so far, at {price} on average."
-        return _step(trade, Status.PARTIALLY_FILLED, words, report)
-    _release(account, trade)
-    return _step(trade, Status.FILLED, f"Filled {trade.quantity} {trade.symbol} at {price} on average.", report)
+def _request_cancel(trade: Trade) -> TradeEvent:
+    trade.cancel_requested = True
+    return remark(trade, Step.CANCEL_REQUESTED, "To be cancelled; the exchange decides what has traded before.")
 
 
-def _move(account: Account, trade: Trade, fill: Fill) -> None:
-    """The fill's cash and shares, out of what the trade has reserved."""
-    cost = fill.last_qty * fill.last_px
-    position = account.positions.setdefault(trade.symbol, Holding())
-    if trade.side is Side.BUY:
-        trade.hold -= cost
-        account.cash.release(cost)
-        account.cash.add(-cost)
-        position.add(fill.last_qty)
-    else:
-        trade.hold -= fill.last_qty
-        position.release(fill.last_qty)
-        position.add(-fill.last_qty)
-        account.cash.add(cost)
+def replace(account: Account, old: Trade, command: ReplaceTrade, conditions: Conditions) -> list[TradeEvent] | Refused:
+    """Put a new order in the place of an open one, or say why that is not possible (then nothing has happened).
+
+    The new one reserves only what it needs more than the old one; the rest passes to it when the exchange has replaced.
+    """
+    wanted = _replacement(old, command)
+    problem = _why_not(account, old, wanted)
+    if problem is not None:
+        return Refused(Refusal.CANNOT_BE_REPLACED, problem)
+    if old.status is Status.PLACED:
+        return _replace_waiting(account, old, wanted, conditions)
+    return _replace_at_exchange(account, old, wanted, conditions)
 
 
-def _settle_end(account: Account, trade: Trade, report: Report) -> TradeEvent | Repeat:
-    if trade.status in TERMINAL:
-        return Repeat.NOTHING_NEW
-    if report.filled_quantity > trade.filled_quantity:
-        return Repeat.MORE_TO_COME
-    reason = _reason_of_end(account, trade, report)
-    _release(account, trade)
-    if trade.filled_quantity and report.type is ReportType.REJECTED:
-        return _step(trade, Status.CANCELLED, reason)
-    return _step(trade, Status[report.type.name], reason)
+def _replacement(old: Trade, command: ReplaceTrade) -> PlaceTrade:
+    return PlaceTrade(
+        trade_id=command.trade_id,
+        customer_id=command.customer_id,
+        symbol=old.symbol,
+        side=old.side,
+        quantity=old.leaves_quantity if command.quantity is None else command.quantity,
+        order_type=old.order_type,
+        time_in_force=old.time_in_force,
+        limit_price=old.limit_price if command.limit_price is None else command.limit_price,
+        stop_price=old.stop_price if command.stop_price is None else command.stop_price,
+        client_order_id=command.client_order_id,
+    )
 
 
-def _reason_of_end(account: Account, trade: Trade, report: Report) -> str:
-    reason = report.reason or f"the exchange gave no reason ({report.type.lower()})"
-    if reason != MAX_PRICE_EXCEEDED:
-        return reason
-    held = in_dollars(Money(trade.hold))
-    # The trade could spend all that was there: what was missing is money, not a wider collar.
-    if account.cash.available == 0:
-        return f"{Refusal.INSUFFICIENT_FUNDS}: {trade.quantity} {trade.symbol} cost more than the {held} available."
-    return f"{reason}: the price moved above the {held} reserved for the trade."
+def _why_not(account: Account, old: Trade, wanted: PlaceTrade) -> str | None:
+    problem = None
+    if old.order_type is OrderType.MARKET:
+        problem = "a market order cannot be replaced, only cancelled."
+    elif (wanted.limit_price is None) is not (old.limit_price is None):
+        problem = f"a {old.order_type.replace('_', '-')} order has no limit price."
+    elif (wanted.stop_price is None) is not (old.stop_price is None):
+        problem = f"a {old.order_type.replace('_', '-')} order has no stop price."
+    elif old.status is Status.PLACED:
+        problem = None
+    elif old.cancel_requested:
+        problem = "it is being cancelled."
+    elif not old.acknowledged:
+        problem = "the exchange has not acknowledged it yet; try again in a moment."
+    elif any(each.replaces == old.trade_id for each in account.working.values()):
+        problem = "another order is about to replace it."
+    return problem
 
 
-def _release(account: Account, trade: Trade) -> None:
-    holding = account.cash if trade.side is Side.BUY else account.positions.get(trade.symbol)
-    if trade.hold:
-        assert holding is not None
-        holding.release(trade.hold)
-    trade.hold = 0
-    del account.working[trade.trade_id]
+def _replace_waiting(account: Account, old: Trade, wanted: PlaceTrade, conditions: Conditions) -> list[TradeEvent]:
+    """The exchange has never heard of the old order, and never will; the new one waits for its turn like any other."""
+    events = place(account, wanted, conditions)
+    new = events[0].trade
+    new.replaces = old.trade_id
+    if new.status is Status.REJECTED:
+        return events
+    account.waiting.remove(old)
+    return [*events, end(old, Status.REPLACED, f"Replaced by order {new.trade_id} before it was sent.")]
+
+
+def _replace_at_exchange(account: Account, old: Trade, wanted: PlaceTrade, conditions: Conditions) -> list[TradeEvent]:
+    trade = _new_trade(account, wanted, conditions)
+    trade.replaces, trade.replaces_filled, trade.venue = old.trade_id, old.filled_quantity, old.venue
+    events = [_begin(account, trade, conditions)]
+    case = Case(account, trade, conditions, freed=old.hold)
+    refused = risk.first_refusal((*risk.AT_PLACING, *risk.AT_START), case)
+    _remember(account, trade, conditions)
+    if refused is not None:
+        return [*events, _refuse(trade, refused)]
+    return [*events, _work(account, trade, case, max(0, case.hold - old.hold))]
+
+
+# ------------------------------------------------------------------ estimates
+
+
+@dataclass(slots=True)
+class Estimate:
+    """What an order would do; money in $0.0001. `cost` is None where no quote is known."""
+
+    price: Money | None
+    cost: Money | None
+    fees: Money
+    hold: int
+    buying_power: Money
+    buying_power_after: Money
+    refusals: list[Refused]
+
+
+def estimate(account: Account, command: PlaceTrade, conditions: Conditions) -> Estimate:
+    """Look at an order as if its turn had come now, and leave everything as it is."""
+    trade = _new_trade(account, command, conditions)
+    case = Case(account, trade, conditions)
+    refused = list(risk.refusals((*risk.AT_PLACING, *risk.AT_START), case))
+    before = risk.spending_power(account, conditions)
+    if trade.side is Side.SELL:
+        return _estimated_sale(case, before, refused)
+    cost = case.cost
+    after = Money(max(0, before - case.hold))
+    if cost is None:
+        return Estimate(None, None, Money(0), case.hold, before, after, refused)
+    return Estimate(cost.price, cost.least, cost.fees, case.hold, before, after, refused)
+
+
+def _estimated_sale(case: Case, before: Money, refused: list[Refused]) -> Estimate:
+    trade, price = case.trade, case.price
+    if price is None:
+        return Estimate(None, None, Money(0), trade.quantity, before, before, refused)
+    proceeds = Money(trade.quantity * price)
+    fees = risk.sale_fees(case, proceeds)
+    return Estimate(price, Money(fees - proceeds), fees, trade.quantity, before, before, refused)
 
 
 # ------------------------------------------------------------------ operators
 
 
-def move_cash(account: Account, command: MoveCash) -> CashMoved | Refusal:
-    """Credit or debit; a debit takes only what is available."""
-    if -command.amount > account.cash.available:
-        return Refusal.INSUFFICIENT_FUNDS
+def move_cash(account: Account, command: MoveCash, conditions: Conditions) -> CashMoved | Refused:
+    """Credit or debit; a debit takes only what is available, and on margin what the positions do not need."""
+    if command.amount < 0:
+        most = risk.withdrawable(account, conditions)
+        if -command.amount > most:
+            figures = {"needed": format_money(Money(-command.amount)), "available": format_money(most)}
+            return Refused(Refusal.INSUFFICIENT_FUNDS, f"less than {figures['needed']} is available.", figures)
     account.cash.add(command.amount)
     return CashMoved(command.customer_id, command.amount, command.reference)
+
+
+def acknowledge(account: Account, trade: Trade) -> None:
+    """The exchange has the order; where it may stay for days, the next of its customer's need not wait for it."""
+    trade.acknowledged = True
+    if rests(trade):
+        account.pass_turn(trade)

@@ -1,4 +1,4 @@
-"""The words of the trade: ids, sides, statuses, and the trade itself."""
+"""The words of the trade: ids, sides, types, statuses, and the trade itself."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -55,14 +55,32 @@ class Status(StrEnum):
     REJECTED = "REJECTED"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
+    REPLACED = "REPLACED"
+
+
+class AccountType(StrEnum):
+    """Whether a customer may owe cash."""
+
+    CASH = "cash"
+    MARGIN = "margin"
 
 
 @dataclass(slots=True)
 class Fill:
-    """The figures of one execution: whole shares, and the price of each."""
+    """One execution: whole shares, and the price of each. Two are the same when the exchange says the same of them."""
 
     last_qty: int
     last_px: Money
+    fee: Money = field(default=Money(0), compare=False)
+    gain: Money = field(default=Money(0), compare=False)  # what a sale brought above the average cost of its shares
+    suspense: bool = field(default=False, compare=False)  # booked to the broker's suspense account, not the customer's
+    busted: bool = field(default=False, compare=False)  # the exchange took it back
+    corrects: str | None = field(default=None, compare=False)  # the execution in whose place it stands
+
+    @property
+    def value(self) -> Money:
+        """What the shares cost or brought, without fees."""
+        return Money(self.last_qty * self.last_px)
 
 
 @dataclass(slots=True)
@@ -76,12 +94,23 @@ class Trade:
     side: Side
     quantity: int
     created_at: datetime
+    venue: str
+    order_type: OrderType = OrderType.MARKET
+    time_in_force: TimeInForce = TimeInForce.DAY
+    limit_price: Money | None = None
+    stop_price: Money | None = None
+    client_order_id: str | None = None
     idempotency_key: str | None = None
+    replaces: TradeId | None = None  # the trade in whose place it stands, or is to stand
+    replaces_filled: int | None = None  # what that one had filled when this was decided; None: it was never sent
     status: Status = Status.PLACED
     reason: str = ""
     hold: int = 0  # what it has reserved: Money of a BUY, shares of a SELL
+    max_price: Money | None = None  # of a BUY without a limit: the most that the exchange may spend on all of it
     filled_quantity: int = 0
     filled_value: Money = Money(0)
+    acknowledged: bool = False  # the exchange has said that it has it
+    cancel_requested: bool = False
     events: int = 0  # how many event rows it has: they number 1 to this
     executions: dict[str, Fill] = field(default_factory=dict)
 
@@ -89,3 +118,8 @@ class Trade:
     def leaves_quantity(self) -> int:
         """Shares that are not filled yet."""
         return self.quantity - self.filled_quantity
+
+    @property
+    def replaces_at_exchange(self) -> bool:
+        """Whether the exchange is to put it in the place of another one, in one step."""
+        return self.replaces_filled is not None

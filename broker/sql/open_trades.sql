@@ -1,10 +1,4 @@
 -- $1 customer_ids
-SELECT trade.*, filled.executions
-FROM trade
-LEFT JOIN LATERAL (
-    SELECT array_agg((execution.execution_id, execution.last_qty, execution.last_px)) AS executions
-    FROM execution
-    WHERE execution.trade_id = trade.trade_id AND trade.filled_quantity > 0
-) AS filled ON true
-WHERE trade.customer_id = ANY($1::bigint[]) AND trade.status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED')
-ORDER BY trade.customer_id, trade.seq
+SELECT * FROM trade_with_executions
+WHERE customer_id = ANY($1::bigint[]) AND status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED')
+ORDER BY customer_id, seq

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from broker.core.signing import encode_secret
 
 BROKER = Path(sys.executable).with_name("broker")
 SECRET = encode_secret(bytes(range(32)))
-TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED"}
+TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED", "REPLACED"}
 
 
 @dataclass
@@ -163,6 +164,79 @@ class Clients:
     def count(self) -> int:
         """How many trades were answered 201."""
         return sum(map(len, self.acknowledged.values()))
+
+
+@dataclass
+class OrderClients:
+    """Concurrent clients that place orders of every type, cancel and replace them, and write down what they heard."""
+
+    system: System
+    rng: random.Random
+    acknowledged: dict[str, str] = field(default_factory=dict)  # order id -> the last status that was heard
+    heard: "Counter[str]" = field(default_factory=Counter)
+
+    async def run(self, clients: int, steps: int) -> None:
+        """Each client acts for customers of its own."""
+        customers = self.system.ready["customers"]
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http, asyncio.TaskGroup() as tasks:
+            for number in range(clients):
+                rng = random.Random(self.rng.random())
+                tasks.create_task(self._client(http, customers[number::clients], steps // clients, rng))
+
+    async def _client(self, http: aiohttp.ClientSession, customers: list[Any], steps: int, rng: random.Random) -> None:
+        mine: dict[str, list[str]] = {customer["customerId"]: [] for customer in customers}
+        for _ in range(steps):
+            customer = rng.choice(customers)
+            known = mine[customer["customerId"]]
+            act = rng.choice(["place", "place", "place", "cancel", "replace"]) if known else "place"
+            order_id = rng.choice(known[-10:]) if known else ""
+            if act == "place":
+                answer = await self._call(http, customer, "POST", "", order_of(rng))
+            elif act == "cancel":
+                answer = await self._call(http, customer, "DELETE", f"/{order_id}")
+            else:
+                body = {"quantity": rng.randint(1, 30), "price": f"{rng.randint(200, 330)}.00"}
+                answer = await self._call(http, customer, "PATCH", f"/{order_id}", body)
+            if answer is None:
+                await asyncio.sleep(0.05)
+            elif answer.get("id"):
+                known.append(answer["id"])
+                self.acknowledged[answer["id"]] = answer["status"]
+
+    async def _call(
+        self, http: aiohttp.ClientSession, customer: Any, method: str, path: str, body: Any = None
+    ) -> dict[str, Any] | None:
+        url = f"http://127.0.0.1:{self.system.broker_port}/api/v1/orders{path}"
+        headers = {"Authorization": f"Bearer {customer['token']}"}
+        try:
+            async with http.request(method, url, json=body, headers=headers) as response:
+                answer: dict[str, Any] = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            self.heard["unanswered"] += 1
+            return None
+        self.heard[f"{method} {response.status} {answer.get('status', answer.get('code'))}"] += 1
+        assert response.status in {200, 201, 202, 400, 409, 503}, answer
+        return None if response.status == 503 else answer
+
+    async def cancel_all(self) -> None:
+        """Ask for the end of everything, as often as it takes for the broker to hear it."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
+            for customer in self.system.ready["customers"]:
+                while await self._call(http, customer, "DELETE", "") is None:
+                    await asyncio.sleep(0.1)
+
+
+def order_of(rng: random.Random) -> dict[str, Any]:
+    """An order of any type around AAPL's price of some $270, so that some trade at once and some rest."""
+    side, price = rng.choice(["buy", "buy", "sell"]), rng.randint(240, 300)
+    order = {"symbol": "AAPL", "side": side, "quantity": rng.randint(1, 30)}
+    kind = rng.choice(["market", "limit", "limit", "stop_loss", "stop_limit"])
+    order |= {"order_type": kind, "time_in_force": rng.choice(["day", "gtc", "gtc", "ioc", "fok"])}
+    if kind in {"limit", "stop_limit"}:
+        order["price"] = f"{price}.00"
+    if kind in {"stop_loss", "stop_limit"}:
+        order["stop_price"] = f"{price + (5 if side == 'buy' else -5)}.50"
+    return order
 
 
 async def all_end(system: System, within_s: float) -> dict[str, asyncpg.Record]:

@@ -159,7 +159,7 @@ async def test_cash_is_read_exactly_however_it_is_written(broker: Broker) -> Non
 async def test_what_is_no_customer_is_refused_and_none_is_made(broker: Broker) -> None:
     bodies = [
         *(f'{{"cash": {text}}}' for text in [*NO_CASH.split(), "1" * 4301, '"' + "1" * 60_000 + '"']),
-        *(f'{{"accountType": {text}}}' for text in ('"margin"', '""', "null", "1", '"CASH"', r'"cash\n"')),
+        *(f'{{"accountType": {text}}}' for text in ('"MARGIN"', '""', "null", "1", '"CASH"', r'"cash\n"')),
         *(f'{{"name": {text}}}' for text in ("7", "null", "[]", '"' + "x" * 201 + '"', r'"\u0000"', r'"\ud800"')),
         *(f'{{"name": {text}}}' for text in (r'"line\n"', r'"line\nbreak"', r'"\u001b[31m"', r'"\u007f"')),
         '{"email": "a@b.c"}',
@@ -176,10 +176,16 @@ async def test_what_is_no_customer_is_refused_and_none_is_made(broker: Broker) -
     assert await booked(broker) == []
 
 
-async def test_an_account_type_that_does_not_exist_yet_says_so(broker: Broker) -> None:
-    _, error = await create(broker, accountType="margin")
-    sentence = 'accountType must be "cash": this version of the broker has no margin accounts.'
-    assert error == {"error": sentence, "code": "invalid_request"}
+async def test_an_account_type_that_does_not_exist_names_those_that_do(broker: Broker) -> None:
+    _, error = await create(broker, accountType="crypto")
+    assert error == {"error": 'accountType must be "cash" or "margin".', "code": "invalid_request"}
+
+
+async def test_a_margin_account_is_one(broker: Broker) -> None:
+    status, created = await create(broker, accountType="margin", cash="5000.00")
+    assert status == 201
+    _, shown = await broker.operator.call("GET", f"{CUSTOMERS}/{created['customerId']}")
+    assert shown["accountType"] == "margin"
 
 
 async def test_an_unknown_customer_is_a_404_everywhere(broker: Broker) -> None:

@@ -204,7 +204,8 @@ async def test_every_route_is_open_on_purpose_or_takes_one_kind_of_token(
 ) -> None:
     broker, app = broker_with_app
     customer = await broker.customer()
-    ids = {"customerId": customer.customer_id, "keyId": key_id(customer), "tradeId": customer.customer_id}
+    names = ("tradeId", "orderId", "clientOrderId", "symbol", "scope")
+    ids = dict.fromkeys(names, customer.customer_id) | {"customerId": customer.customer_id, "keyId": key_id(customer)}
     everything = "SELECT * FROM customer, api_key, account, transfer, posting"
     before = await broker.fetch(everything)
     body = {"amount": "1.00", "reference": "r", "stockTicker": "AAPL", "type": "BUY", "quantity": 1}
@@ -219,7 +220,9 @@ async def test_every_route_is_open_on_purpose_or_takes_one_kind_of_token(
         else:
             strangers, expected = [broker.stranger, broker.operator], UNAUTHORIZED
         for client in strangers:
-            answer = code(await client.call(method, pattern.format_map(ids), body if method == "POST" else None))
+            answer = code(
+                await client.call(method, pattern.format_map(ids), None if method in {"GET", "DELETE"} else body)
+            )
             if answer != expected:
                 wrong.append((method, pattern, answer))
     assert wrong == []
@@ -232,16 +235,18 @@ async def test_every_route_of_a_customer_knows_only_the_customer_of_the_token(
 ) -> None:
     broker, app = broker_with_app
     owner, other = await broker.customer(cash="77777.77"), await broker.customer(cash="5.00")
-    _, placed = await owner.place("BUY", "AAPL", 1)
-    await owner.ended(placed["tradeId"])
+    order = {"symbol": "AAPL", "side": "buy", "quantity": 1, "order_type": "market", "client_order_id": "mine"}
+    _, placed = await owner.call("POST", "/api/v1/orders", order)
+    await owner.ended(placed["id"])
+    ids = {"tradeId": placed["id"], "orderId": placed["id"], "clientOrderId": "mine", "symbol": "AAPL"}
     for method, pattern in routes_of(app):
         if method != "GET" or not pattern.startswith("/api/"):
             continue
-        path = pattern.format_map({"tradeId": placed["tradeId"]})
+        path = pattern.format_map(ids)
         theirs, nothing_of_it = await owner.call(method, path), await other.call(method, path)
         assert theirs[0] == 200, path
         assert nothing_of_it != theirs
-        assert not {placed["tradeId"], owner.customer_id} & set(str(nothing_of_it).split("'"))
+        assert not {placed["id"], owner.customer_id} & set(str(nothing_of_it).split("'"))
 
 
 # ------------------------------------------------------------------ where no secret may be

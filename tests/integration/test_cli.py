@@ -275,7 +275,7 @@ async def test_verify_works_beside_a_running_broker_and_on_a_stopped_one(
 
 SPOILED = {
     "UPDATE account SET balance = balance + 1 WHERE owner_id = 1001 AND asset = '$USD'": (
-        r"BROKEN  balances are their postings: first row owner_id=1001, asset=\$USD, balance=\d+, posted=\d+"
+        r"BROKEN  balances are their postings: first row owner_id=1001, asset=\$USD, balance=\d+, posted=\d+, .+"
     ),
     "DELETE FROM execution": r"BROKEN  trades are their executions: first row trade_id=\S+, filled_quantity=1, .+",
     "UPDATE posting SET amount = amount - 1 WHERE owner_id = 1001 AND asset = '$USD'": (

@@ -29,6 +29,8 @@ class ScriptedExchange:
         self.states: dict[TradeId, list[Report]] = {}
         self.execute_fails = 0
         self.lookup_fails = 0
+        self.cancel_fails = 0
+        self.ended: set[TradeId] = set()
 
     async def execute(self, trades: Sequence[Trade]) -> list[Refused | None]:
         self.calls += [("execute", trade.trade_id.int) for trade in trades]
@@ -36,6 +38,13 @@ class ScriptedExchange:
             self.execute_fails -= 1
             raise ExchangeUnavailable("no answer")
         return [self.execute_answer(trade) for trade in trades]
+
+    async def cancel(self, trade_ids: Sequence[TradeId]) -> set[TradeId]:
+        self.calls += [("cancel", trade_id.int) for trade_id in trade_ids]
+        if self.cancel_fails:
+            self.cancel_fails -= 1
+            raise ExchangeUnavailable("no answer")
+        return {trade_id for trade_id in trade_ids if trade_id in self.ended}
 
     async def lookup(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
         self.calls += [("lookup", trade_id.int) for trade_id in trade_ids]
@@ -62,7 +71,8 @@ class Floor:
             raise self.refusal
         self.taken.extend(reports)
         for report in reports:
-            self.desk.done(report.trade_id)
+            if report.type is not ReportType.ACCEPTED:
+                self.desk.done(report.trade_id)
 
     async def called(self, *calls: tuple[str, int]) -> None:
         """The exchange heard these calls first, in this order."""
@@ -82,7 +92,8 @@ async def _true(value: bool) -> bool:
 async def floor(**settings: Any) -> AsyncIterator[Floor]:
     settings = {"look_after_s": 0.03, "look_max_s": 0.1, "forgotten_after_s": 0.4} | settings
     floor = Floor(Config(**settings))
-    tasks = [asyncio.create_task(floor.desk.run_sending()), asyncio.create_task(floor.desk.run_sweep())]
+    loops = (floor.desk.run_sending(), floor.desk.run_cancelling(), floor.desk.run_sweep())
+    tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield floor
         assert not any(task.done() for task in tasks)
@@ -176,6 +187,63 @@ async def test_a_refused_order_becomes_a_rejection() -> None:
         here.exchange.execute_answer = lambda _: Refused("unknown symbol")
         here.desk.send(trade)
         await here.heard(Report(trade.trade_id, ReportType.REJECTED, "sim", reason="unknown symbol"))
+
+
+def a_resting_trade() -> Trade:
+    trade = working(account(cash="100000"), FixedMarket({"AAPL": "190.20"}), limit="150")
+    assert trade.trade_id.int == 1
+    return trade
+
+
+async def test_that_a_limit_order_was_taken_is_reported_at_once() -> None:
+    """So that the customer's next trade need not wait for a callback."""
+    async with floor() as here:
+        trade = a_resting_trade()
+        here.desk.send(trade)
+        await here.heard(Report(trade.trade_id, ReportType.ACCEPTED, "sim"))
+        assert here.exchange.calls == [("execute", 1)]
+
+
+async def test_an_order_that_rests_is_asked_about_rarely() -> None:
+    async with floor(rest_look_s=0.25) as here:
+        trade = a_resting_trade()
+        trade.acknowledged = True
+        here.exchange.states[trade.trade_id] = []
+        here.desk.watch(trade)
+        await asyncio.sleep(0.35)
+        assert 1 <= here.exchange.calls.count(("lookup", 1)) <= 3
+
+
+async def test_a_cancel_is_asked_for_until_the_trade_has_ended() -> None:
+    """Not answered, and then answered and forgotten: the next look asks for it again."""
+    async with floor() as here:
+        trade = a_resting_trade()
+        trade.acknowledged = trade.cancel_requested = True
+        here.exchange.states[trade.trade_id] = []
+        here.exchange.cancel_fails = 1
+        here.desk.watch(trade)
+        here.desk.cancel(trade)
+        await eventually(lambda: _true(here.exchange.calls.count(("cancel", 1)) >= 3), within_s=5)
+        here.desk.done(trade.trade_id)
+
+
+async def test_what_could_not_be_cancelled_is_asked_about_at_once() -> None:
+    async with floor(look_after_s=10) as here:
+        trade = a_resting_trade()
+        here.exchange.ended = {trade.trade_id}
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.desk.send(trade)
+        trade.cancel_requested = True
+        await eventually(lambda: _true(filled(trade) in here.taken), within_s=5)
+
+
+async def test_a_cancel_goes_out_after_its_order() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.desk.send(trade)
+        trade.cancel_requested = True
+        here.desk.cancel(trade)
+        await here.called(("execute", 1), ("cancel", 1))
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), RefusedByDatabase("no", None), DatabaseUnavailable("away")])

@@ -9,6 +9,8 @@ import pytest
 
 from broker.config import Config
 from broker.db import Database, query
+from tests.builders import NOW
+from tests.integration.test_schema import execution, figures, fill_of, new_trade
 
 NAMES = sorted(
     file.name.removesuffix(".sql")
@@ -36,6 +38,11 @@ HOT: dict[str, tuple[Any, ...]] = {
     "positions": (1001,),
     "trade": (1001, uuid4()),
     "executions": (uuid4(),),
+    "trade_by_client_id": (1001, "c"),
+    "trades_by_client_id": ([1001], ["c"]),
+    "recent_executions": ([1001], uuid4()),
+    "corporate_references": (["r"],),
+    "orders": (1001, 2**62, None, None, None, None, None, 100),
     "trades": (1001, 2**62, None, None, None, None, 100),
     "customers_with_open_trades": (),
 }
@@ -59,25 +66,35 @@ async def test_the_commits_statements_scan_no_table(dsn: str) -> None:
     await connection.execute("SET role none; LOAD 'auto_explain'; SET client_min_messages = log")
     await connection.execute("SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on")
     customer = await connection.fetchval(
-        "SELECT create_customer('x', 'cash', 'k', $1, 10000000, $2, -2)", bytes(32), uuid4()
+        "SELECT create_customer('x', 'cash', 'k', $1, 10000000, $2, -2, 0)", bytes(32), uuid4()
     )
     trade, transfer = uuid4(), uuid4()
     opened = [(-1, "$USD"), (-1, "AAPL"), (customer, "AAPL")]
-    placed = [(trade, customer, 1, "AAPL", "BUY", 1, None, "IN PROGRESS", "r", 200, 1)]
-    events = [(trade, 1, "PLACED", "r", None)]
+    placed = [new_trade(trade, customer, 1, hold=200, quantity=1)]
+    events = [(trade, 1, "placed", "PLACED", "r", None)]
     now = await connection.fetchval("SELECT now()")
-    await connection.fetch(query("commit_batch"), now, [(customer, 0)], opened, [], [], [], [], placed, [], events)
-    settled = [(trade, "FILLED", "r", 0, 1, 100, 2)]
-    postings = [
-        (transfer, customer, "$USD", -100),
-        (transfer, -1, "$USD", 100),
-        (transfer, customer, "AAPL", 1),
-        (transfer, -1, "AAPL", -1),
-    ]
-    executions = [("sim", "e", trade, 1, 100, transfer)]
-    transfers = [(transfer, "fill", "sim:e")]
+    none: list[Any] = []
     await connection.fetch(
-        query("commit_batch"), now, [(customer, 1)], [], settled, transfers, postings, executions, [], [], []
+        query("commit_batch"), now, [(customer, 0)], opened, *[none] * 5, placed, none, events, none, none
+    )
+    settled = [figures(trade, "FILLED", 0, 1, 100, 2)]
+    transfers = [(transfer, "fill", "sim:e", customer)]
+    postings = fill_of(transfer, customer, 1, 100)
+    executions = [execution("e", trade, 1, 100, transfer)]
+    busts = [("sim", "e", uuid4())]
+    await connection.fetch(
+        query("commit_batch"),
+        now,
+        [(customer, 1)],
+        none,
+        settled,
+        transfers,
+        postings,
+        executions,
+        busts,
+        *[none] * 3,
+        [(customer, NOW.date(), 5)],
+        [(f"customer:{customer}", "r")],
     )
     await connection.close()
     seen = [plan for plan in plans if "commit_batch" not in plan.split("\n")[0]]

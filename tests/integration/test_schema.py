@@ -41,7 +41,7 @@ async def customers(runtime: asyncpg.Connection) -> list[int]:
     """Two customers with $1,000.00 each; the first holds $600.00 of it for a trade at work, and has 5 AAPL."""
     made = [
         await runtime.fetchval(
-            "SELECT create_customer($1, 'cash', $2, $3, $4, $5, -2)", "x", f"k{i}", bytes(32), 10_000_000, uuid4()
+            "SELECT create_customer($1, 'cash', $2, $3, $4, $5, -2, 0)", "x", f"k{i}", bytes(32), 10_000_000, uuid4()
         )
         for i in range(2)
     ]
@@ -55,10 +55,10 @@ async def customers(runtime: asyncpg.Connection) -> list[int]:
     await commit(
         runtime,
         claims=[(made[0], 1)],
-        settled=[(bought, "FILLED", "r", 0, 5, 1_000_000, 2)],
-        transfers=[(transfer, "fill", "sim:e1")],
+        settled=[figures(bought, "FILLED", 0, 5, 1_000_000, 2)],
+        transfers=[(transfer, "fill", "sim:e1", made[0])],
         postings=fill_of(transfer, made[0], 5, 1_000_000),
-        executions=[("sim", "e1", bought, 5, 200_000, transfer)],
+        executions=[execution("e1", bought, 5, 200_000, transfer)],
     )
     await commit(runtime, claims=[(made[0], 2)], placed=[new_trade(AT_WORK, made[0], seq=2, hold=6_000_000)])
     return made
@@ -67,25 +67,54 @@ async def customers(runtime: asyncpg.Connection) -> list[int]:
 AT_WORK = UUID(int=77)
 
 
-def new_trade(id_: UUID, customer: int, seq: int, hold: int, quantity: int = 5, side: str = "BUY") -> Row:
+def new_trade(
+    id_: UUID,
+    customer: int,
+    seq: int,
+    hold: int,
+    quantity: int = 5,
+    side: str = "BUY",
+    type_: str = "market",
+    limit: int | None = None,
+    stop: int | None = None,
+    client_id: str | None = None,
+) -> Row:
     status = "IN PROGRESS" if hold else "PLACED"
-    return (id_, customer, seq, "AAPL", side, quantity, None, status, "r", hold, 2)
+    return (
+        *(id_, customer, seq, "AAPL", side, quantity, "sim", type_, "day", limit, stop, None, client_id, None, None),
+        *(status, "r", hold, None, False, False, 2),
+    )
+
+
+def figures(id_: UUID, status: str, hold: int, filled: int, value: int, events: int, reason: str = "r") -> Row:
+    return (id_, status, reason, hold, None, filled, value, True, False, events)
+
+
+def execution(id_: str, trade: UUID, quantity: int, price: int, transfer: UUID) -> Row:
+    return ("sim", id_, trade, quantity, price, 0, 0, False, None, transfer)
 
 
 def fill_of(transfer: UUID, customer: int, shares: int, cost: int) -> list[Row]:
     return [
-        (transfer, customer, "$USD", -cost),
-        (transfer, -1, "$USD", cost),
-        (transfer, customer, "AAPL", shares),
-        (transfer, -1, "AAPL", -shares),
+        (transfer, customer, "$USD", -cost, 0, 0),
+        (transfer, -1, "$USD", cost, 0, 0),
+        (transfer, customer, "AAPL", shares, cost, 0),
+        (transfer, -1, "AAPL", -shares, 0, 0),
     ]
 
 
+COLUMNS = (
+    *("claims", "opened", "settled", "transfers", "postings", "executions", "busts", "placed", "started", "events"),
+    *("levels", "controls"),
+)
+
+
 async def commit(connection: asyncpg.Connection, **rows: list[Row]) -> None:
-    names = ("claims", "opened", "settled", "transfers", "postings", "executions", "placed", "started", "events")
-    await connection.execute(
-        "SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", NOW, *(rows.get(name, []) for name in names)
-    )
+    """One call of commit_batch; a posting may leave cost and gain out, a transfer whom it is about."""
+    rows["postings"] = [(*row, 0, 0)[:6] for row in rows.get("postings", [])]
+    rows["transfers"] = [(*row, 0)[:4] for row in rows.get("transfers", [])]
+    holes = ", ".join(f"${number}" for number in range(1, len(COLUMNS) + 2))
+    await connection.execute(f"SELECT commit_batch({holes})", NOW, *(rows.get(name, []) for name in COLUMNS))
 
 
 # ------------------------------------------------------------------ as the runtime role
@@ -101,7 +130,7 @@ async def commit(connection: asyncpg.Connection, **rows: list[Row]) -> None:
         "DELETE FROM account",
         "INSERT INTO account (owner_id, asset, floor) VALUES (1001, 'MSFT', -5)",
         "INSERT INTO posting VALUES (gen_random_uuid(), 1001, '$USD', 5)",
-        "INSERT INTO transfer VALUES (gen_random_uuid(), 'cash', 'x', now())",
+        "INSERT INTO transfer VALUES (gen_random_uuid(), 'cash', 'x', 1, now())",
         "UPDATE posting SET amount = 1",
         "DELETE FROM execution",
         "TRUNCATE event",
@@ -176,27 +205,59 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
         ),
         "the same execution twice": (
             "execution_pkey",
-            {"executions": [("sim", "e1", AT_WORK, 1, 1, uuid4())]},
+            {"executions": [execution("e1", AT_WORK, 1, 1, uuid4())]},
         ),
         "an execution of no trade": (
             "execution_trade_id_fkey",
-            {"executions": [("sim", "e9", uuid4(), 1, 1, uuid4())]},
+            {"executions": [execution("e9", uuid4(), 1, 1, uuid4())]},
         ),
         "more filled than ordered": (
             "never_overfilled",
-            {"settled": [(AT_WORK, "PARTIALLY FILLED", "r", 5, 6, 100, 3)]},
+            {"settled": [figures(AT_WORK, "PARTIALLY FILLED", 5, 6, 100, 3)]},
         ),
-        "ended, and still holding": ("status_fits_figures", {"settled": [(AT_WORK, "CANCELLED", "r", 5, 0, 0, 3)]}),
-        "filled, but not all": ("status_fits_figures", {"settled": [(AT_WORK, "FILLED", "r", 0, 4, 100, 3)]}),
-        "back to the start": ("status_change_allowed", {"settled": [(AT_WORK, "PLACED", "r", 0, 0, 0, 3)]}),
+        "ended, and still holding": ("status_fits_figures", {"settled": [figures(AT_WORK, "CANCELLED", 5, 0, 0, 3)]}),
+        "filled, but not all": ("status_fits_figures", {"settled": [figures(AT_WORK, "FILLED", 0, 4, 100, 3)]}),
+        "back to the start": ("status_change_allowed", {"settled": [figures(AT_WORK, "PLACED", 0, 0, 0, 3)]}),
         "the same place in a customer's queue twice": (
             "trade_customer_id_seq_key",
             {"placed": [new_trade(uuid4(), first, seq=2, hold=0)]},
         ),
         "a change of a trade that does not exist": (
             "changed_trade_exists",
-            {"settled": [(uuid4(), "FILLED", "r", 0, 5, 100, 3)]},
+            {"settled": [figures(uuid4(), "FILLED", 0, 5, 100, 3)]},
         ),
+        "the same client order id twice": (
+            "trade_client_order_id",
+            {"placed": [new_trade(uuid4(), second, seq, hold=0, client_id="mine") for seq in (1, 2)]},
+        ),
+        "a limit order without a limit": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="limit")]},
+        ),
+        "a market order with a stop": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, stop=5)]},
+        ),
+        "shares without their cost gone with them": (
+            "cost_is_of_shares_that_are_there",
+            {
+                "transfers": cash,
+                "postings": [(t, first, "AAPL", -5, 0, 0), (t, -1, "AAPL", 5, 0, 0)],
+            },
+        ),
+        "cash that costs something": (
+            "cost_is_of_shares_that_are_there",
+            {"transfers": cash, "postings": [(t, first, "$USD", 5, 3, 0), (t, second, "$USD", -5, 0, 0)]},
+        ),
+        "a posting of nothing": (
+            "posting_moves_something",
+            {"transfers": cash, "postings": [(t, first, "$USD", 0, 0, 0)]},
+        ),
+        "an execution taken back twice": (
+            "bust_pkey",
+            {"busts": [("sim", "e1", uuid4()), ("sim", "e1", uuid4())]},
+        ),
+        "a bust of no execution": ("bust_venue_execution_id_fkey", {"busts": [("sim", "e8", uuid4())]}),
         "a trade of nobody": ("trade_customer_id_fkey", {"placed": [new_trade(uuid4(), 5, seq=1, hold=0)]}),
     }
 
@@ -218,7 +279,7 @@ async def test_a_finished_trade_cannot_change(runtime: asyncpg.Connection, custo
     filled = await runtime.fetchval("SELECT trade_id FROM trade WHERE status = 'FILLED'")
     for status, hold, quantity in (("CANCELLED", 0, 3), ("PARTIALLY FILLED", 5, 3), ("FILLED", 0, 5)):
         with pytest.raises(asyncpg.CheckViolationError) as refusal:
-            await commit(runtime, settled=[(filled, status, "again", hold, quantity, 100, 3)])
+            await commit(runtime, settled=[figures(filled, status, hold, quantity, 100, 3)])
         assert refusal.value.constraint_name == "status_change_allowed"
 
 
@@ -251,7 +312,7 @@ async def test_a_legal_transfer_passes(runtime: asyncpg.Connection, customers: l
 # ------------------------------------------------------------------ as the owner: history stays, whoever it is
 
 
-@pytest.mark.parametrize("table", ["posting", "transfer", "execution", "event"])
+@pytest.mark.parametrize("table", ["posting", "transfer", "execution", "event", "bust"])
 @pytest.mark.parametrize("statement", ["UPDATE {} SET at = now()", "DELETE FROM {}", "TRUNCATE {} CASCADE"])
 async def test_even_the_owner_cannot_change_history(
     statement: str, table: str, owner: asyncpg.Connection, customers: list[int]
@@ -265,7 +326,7 @@ async def test_even_the_owner_cannot_post_what_does_not_balance(
     owner: asyncpg.Connection, customers: list[int]
 ) -> None:
     t = uuid4()
-    await owner.execute("INSERT INTO transfer VALUES ($1, 'cash', 'o', now())", t)
+    await owner.execute("INSERT INTO transfer VALUES ($1, 'cash', 'o', 1, now())", t)
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await owner.execute("INSERT INTO posting VALUES ($1, $2, '$USD', 5)", t, customers[0])
     assert refusal.value.constraint_name == "transfer_balances"
@@ -273,8 +334,46 @@ async def test_even_the_owner_cannot_post_what_does_not_balance(
 
 async def test_even_the_owner_cannot_give_a_customer_credit(owner: asyncpg.Connection, customers: list[int]) -> None:
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
-        await owner.execute("UPDATE account SET floor = -1 WHERE owner_id = $1", customers[0])
-    assert refusal.value.constraint_name == "customers_have_no_credit"
+        await owner.execute("UPDATE account SET floor = -1 WHERE owner_id = $1 AND asset = '$USD'", customers[0])
+    assert refusal.value.constraint_name == "credit_needs_a_margin_account"
+
+
+async def test_a_margin_account_owes_cash_up_to_its_credit_and_no_shares(
+    runtime: asyncpg.Connection, owner: asyncpg.Connection
+) -> None:
+    made = await runtime.fetchval(
+        "SELECT create_customer('m', 'margin', 'k', $1, 100, $2, -2, 500)", bytes(32), uuid4()
+    )
+
+    async def move(cash: int) -> None:
+        t = uuid4()
+        lines = [(t, made, "$USD", cash), (t, -2, "$USD", -cash)]
+        await commit(runtime, transfers=[(t, "cash", str(t), made)], postings=lines)
+
+    await move(-600)
+    for cash in (-1, -600):
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await move(cash)
+        assert refusal.value.constraint_name == "never_overdrawn"
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await owner.execute("INSERT INTO account (owner_id, asset, floor) VALUES ($1, 'AAPL', -5)", made)
+    assert refusal.value.constraint_name == "credit_is_cash_of_customers_on_margin"
+
+
+async def test_a_finished_trade_takes_one_more_event_and_nothing_else(
+    runtime: asyncpg.Connection, customers: list[int]
+) -> None:
+    """An execution that is taken back is noted on its trade, whose figures stay."""
+    filled = await runtime.fetchval("SELECT trade_id FROM trade WHERE status = 'FILLED'")
+    await commit(runtime, settled=[figures(filled, "FILLED", 0, 5, 1_000_000, 3)])
+    for row in (
+        figures(filled, "FILLED", 0, 5, 1_000_000, 3),
+        figures(filled, "FILLED", 0, 5, 1_000_001, 4),
+        figures(filled, "FILLED", 0, 5, 1_000_000, 4, reason="another"),
+    ):
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await commit(runtime, settled=[row])
+        assert refusal.value.constraint_name == "status_change_allowed"
 
 
 # ------------------------------------------------------------------ the schema and the code agree

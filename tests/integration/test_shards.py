@@ -16,15 +16,17 @@ from uuid_utils.compat import uuid7
 from broker.auth import new_key
 from broker.batch import Booked, Overloaded, Placed
 from broker.config import Config
+from broker.core.conditions import Conditions, Policy
 from broker.core.messages import Anomaly, MoveCash, PlaceTrade, Refusal, Report, ReportType
 from broker.core.money import Money
-from broker.core.types import CustomerId, Fill, Side, Symbol, Trade, TradeId
+from broker.core.types import AccountType, CustomerId, Fill, Side, Symbol, Trade, TradeId
 from broker.db import Database, DatabaseUnavailable, StaleAccounts
 from broker.ledger import Ledger, open_customer
 from broker.metrics import Metrics
 from broker.shards import Shard, Unanswered
+from broker.updates import Updates
 from broker.verify import verify
-from tests.builders import FixedMarket, dollars
+from tests.builders import NOW, FixedControls, FixedMarket, dollars
 from tests.conftest import eventually
 
 
@@ -51,12 +53,16 @@ class RecordingDesk:
     def __init__(self) -> None:
         self.sent: list[TradeId] = []
         self.watched: list[TradeId] = []
+        self.cancels: list[TradeId] = []
         self.over: list[TradeId] = []
         self.trades: dict[TradeId, Trade] = {}
 
     def send(self, trade: Trade) -> None:
         self.sent.append(trade.trade_id)
         self.trades[trade.trade_id] = trade
+
+    def cancel(self, trade: Trade) -> None:
+        self.cancels.append(trade.trade_id)
 
     def watch(self, trade: Trade) -> None:
         self.watched.append(trade.trade_id)
@@ -74,15 +80,32 @@ class Bench:
 
     def __init__(self, database: Database, config: Config) -> None:
         self.database = database
-        self.store = FaultyStore(database, 0, uuid7)
+        self.store = FaultyStore(database, 0, uuid7, NOW.date)
         self.desk = RecordingDesk()
         self.market = FixedMarket({"AAPL": "190.20"})
         self.metrics = Metrics()
-        self.shard = Shard(0, self.store, self.desk, self.market, lambda: datetime.now(UTC), config, self.metrics)
+        self.updates = Updates()
+        self.controls = FixedControls()
+        self.restricted: list[CustomerId] = []
+        self.shard = Shard(
+            0,
+            self.store,
+            self.desk,
+            self.updates,
+            self.conditions,
+            lambda customer, _: self.restricted.append(customer),
+            config,
+            self.metrics,
+        )
+
+    def conditions(self) -> Conditions:
+        return Conditions(datetime.now(UTC), self.market, self.controls, Policy())
 
     async def customer(self, cash: str = "100000") -> CustomerId:
         key = new_key()
-        return await open_customer(self.database, "x", "cash", (key.key_id, key.secret_hash), dollars(cash), uuid7())
+        stored = key.key_id, key.secret_hash
+        cash_type = AccountType.CASH
+        return await open_customer(self.database, "x", cash_type, stored, dollars(cash), uuid7(), Money(0))
 
     def place(self, customer: CustomerId, quantity: int = 1, **fields: Any) -> asyncio.Future[Placed]:
         command = PlaceTrade(TradeId(uuid7()), customer, Symbol("AAPL"), Side.BUY, quantity, **fields)
@@ -171,7 +194,7 @@ async def test_cash_is_booked_once_whatever_happens_to_the_commit(bench: Bench) 
     again = await bench.shard.submit(customer, MoveCash(customer, Money(50_000), "ref-1"))
     assert (again.moved, again.replayed) == (booked.moved, True)
     too_much = await bench.shard.submit(customer, MoveCash(customer, Money(-50_001), "ref-2"))
-    assert too_much is Refusal.INSUFFICIENT_FUNDS
+    assert too_much.refusal is Refusal.INSUFFICIENT_FUNDS
     assert [row["amount"] for row in await bench.fetch("SELECT amount FROM balances")] == [50_000]
 
 
@@ -333,7 +356,7 @@ async def test_a_commit_that_lands_after_its_client_was_told_503_is_fenced_off(d
     """The server works on for a while on what we gave up: either it is in time to be seen, or it fails."""
     async with at_work(dsn, place_wait_s=0.1) as bench:
         customer = await bench.customer()
-        commit, late = bench.store.commit, Ledger(bench.database, 0, uuid7)
+        commit, late = bench.store.commit, Ledger(bench.database, 0, uuid7, NOW.date)
         landed: list[asyncio.Task[None]] = []
 
         async def land(*arguments: Any) -> None:

@@ -161,7 +161,9 @@ def test_any_signed_body_is_let_in_as_a_whole_or_not_at_all(body: bytes) -> None
     assert status in {204, 400}
     assert status == 204 or not taken.reports
     for report in taken.reports:
-        assert (report.fill is None) == (report.execution_id is None)
+        names_an_execution = report.execution_id is not None
+        assert names_an_execution == (report.fill is not None or report.type is ReportType.BUSTED)
+        assert (report.corrects is not None) == (report.type is ReportType.CORRECTED)
         if report.fill:
             assert 1 <= report.fill.last_qty <= QUANTITY_MAX
             assert 1 <= report.fill.last_px <= PRICE_MAX

@@ -18,17 +18,22 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 import broker
-from broker import api
+from broker import api, app
 from broker.api.admin import CashRequest, CreateCustomerRequest
+from broker.api.controls import ControlRequest, CorporateActionRequest, LimitsRequest
+from broker.api.orders import OrderRequest, ReplaceRequest
 from broker.api.trades import PlaceTradeRequest
 from broker.cli import parser
 from broker.config import Config
+from broker.core import risk
+from broker.core.fees import DEFAULT_FEES, format_fees, parse_fees
 from broker.core.messages import Anomaly, Refusal
 from broker.core.types import Status
 from broker.http import convert, parse_json
@@ -54,7 +59,7 @@ def everything() -> str:
 
 
 def settings_table(group: str) -> str:
-    """The settings of a group ("main", "limits" or "secret") as Markdown."""
+    """The settings of a group ("main", "secret", "risk" or "limits") as Markdown."""
     lines = ["| flag | variable | default | why |", "|---|---|---|---|"]
     for each in dataclasses.fields(Config):
         if group == ("secret" if each.metadata["secret"] else each.metadata["group"]):
@@ -67,13 +72,33 @@ def settings_table(group: str) -> str:
 def _default(each: dataclasses.Field[Any]) -> str:
     if each.name == "data":  # it depends on who asks
         return "`/var/lib/stockbroker` for root, else `~/.local/share/stockbroker`"
-    return "none" if each.default is None else f"`{each.default}`"
+    if each.name == "fees":  # a table in itself
+        return "[this table](fees.md#the-default-table)"
+    return "none" if each.default in (None, "") else f"`{each.default}`"
 
 
-@pytest.mark.parametrize("group", ["main", "secret", "limits"])
+GROUPS = ("main", "secret", "risk", "limits")
+
+
+def test_no_setting_is_in_a_group_that_is_not_documented() -> None:
+    groups = {"secret" if each.metadata["secret"] else each.metadata["group"] for each in dataclasses.fields(Config)}
+    assert groups == set(GROUPS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_setting_is_documented_as_it_is(group: str) -> None:
     table = settings_table(group)
     assert table in text("docs/configuration.md"), f"put this into docs/configuration.md:\n{table}"
+
+
+def test_the_default_fees_are_documented_row_by_row() -> None:
+    rows = format_fees(DEFAULT_FEES).split("; ")
+    assert re.findall(r"^    ([A-Z]+ \d{4}-\d\d-\d\d .*?);?$", text("docs/fees.md"), re.MULTILINE)[: len(rows)] == rows
+
+
+@pytest.mark.parametrize("command", re.findall(r"^    BROKER_FEES='(.*)'", text("docs/fees.md"), re.MULTILINE))
+def test_every_table_of_fees_that_is_shown_can_be_read(command: str) -> None:
+    assert parse_fees(command)
 
 
 def test_every_variable_that_is_named_exists() -> None:
@@ -84,14 +109,23 @@ def test_every_variable_that_is_named_exists() -> None:
 # ------------------------------------------------------------------ routes and errors
 
 
-def routes() -> set[tuple[str, str]]:
+@cache
+def routes() -> frozenset[tuple[str, str]]:
     """Every route of the broker: those of the dialects, and those that app.py mounts itself."""
-    found = set(re.findall(r'web\.(post|get|put|patch|delete)\("([^"]+)"', (CODE / "app.py").read_text("utf-8")))
+    found = webhooks()
     for module in pkgutil.iter_modules(api.__path__, "broker.api."):
         for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if cls.__module__ == module.name and hasattr(cls, "routes"):
                 found |= {(route.method, route.path) for route in cls.routes(cls.__new__(cls))}
-    return {(method.upper(), path) for method, path in found}
+    return frozenset((method.upper(), path) for method, path in found)
+
+
+def webhooks() -> set[tuple[str, str]]:
+    """The callback path of the first exchange, and that of one with a name."""
+    venue = SimpleNamespace(desk=SimpleNamespace(ask=None))
+    router = cast(Any, SimpleNamespace(venues={app.VENUE: venue, "{venue}": venue}))
+    nothing = cast(Any, SimpleNamespace(report=None))
+    return {(route.method, route.path) for route in app._webhooks(Config(), [], router, nothing, nothing)}
 
 
 def test_every_route_has_its_section_and_no_other_has() -> None:
@@ -147,6 +181,22 @@ def test_every_status_refusal_and_anomaly_is_explained() -> None:
     assert not missing
 
 
+def code_of_refusal(refusal: Refusal) -> str:
+    """As `OrdersApi` makes it."""
+    return str(refusal).lower().replace(" ", "_")
+
+
+@pytest.mark.parametrize("page", ["docs/api.md", "docs/risk.md"])
+def test_the_risk_checks_are_documented_in_the_order_in_which_they_run(page: str) -> None:
+    order = [
+        code_of_refusal(Refusal[name])
+        for check in (*risk.AT_PLACING, *risk.AT_START)
+        for name in re.findall(r"\bRefusal\.([A-Z_]+)", inspect.getsource(check))
+    ]
+    assert set(order) == {code_of_refusal(each) for each in Refusal} - {"cannot_be_replaced", "open_orders"}
+    assert [code for code in re.findall(r"^\| `(\w+)` \|", text(page), re.MULTILINE) if code in order] == order
+
+
 # ------------------------------------------------------------------ commands and snippets
 
 
@@ -161,7 +211,10 @@ def commands() -> Iterator[str]:
     """Every line of code in the documentation that runs the command broker."""
     for name in NAMES:
         for line in code_of(name):
-            match = re.match(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?broker ((?:serve|exchange|customer|verify|--).*)", line)
+            match = re.match(
+                r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?broker ((?:serve|exchange|customer|control|corporate|verify|--).*)",
+                line,
+            )
             if match:
                 yield match[1]
 
@@ -197,11 +250,17 @@ def test_every_target_of_make_that_is_named_exists() -> None:
     assert {"run", "test"} <= named <= targets
 
 
-BODIES = {
-    "/api/v1/trades": PlaceTradeRequest,
-    "/admin/v1/customers": CreateCustomerRequest,
-    "/admin/v1/customers/1004/credits": CashRequest,
-    "/admin/v1/customers/1004/debits": CashRequest,
+BODIES: dict[tuple[str, str], type[Any]] = {
+    ("POST", "/api/v1/trades"): PlaceTradeRequest,
+    ("POST", "/api/v1/orders"): OrderRequest,
+    ("POST", "/api/v1/orders/estimate"): OrderRequest,
+    ("PATCH", "/api/v1/orders/{orderId}"): ReplaceRequest,
+    ("POST", "/admin/v1/customers"): CreateCustomerRequest,
+    ("POST", "/admin/v1/customers/{customerId}/credits"): CashRequest,
+    ("POST", "/admin/v1/customers/{customerId}/debits"): CashRequest,
+    ("PUT", "/admin/v1/controls/{scope}"): ControlRequest,
+    ("PUT", "/admin/v1/limits/{scope}"): LimitsRequest,
+    ("POST", "/admin/v1/corporate-actions"): CorporateActionRequest,
 }
 
 
@@ -215,16 +274,19 @@ def test_every_request_that_is_shown_is_one_that_the_broker_takes(words: list[st
     url = next(word for word in words if word.startswith("http"))
     path, _, _ = url.removeprefix("http://127.0.0.1:8080").partition("?")
     method = words[words.index("-X") + 1] if "-X" in words else "GET"
-    patterns = [re.sub(r"\{\w+\}", "[^/]+", known) for known_method, known in routes() if known_method == method]
-    assert any(re.fullmatch(pattern, path) for pattern in patterns), f"{method} {path}"
+    patterns = {re.sub(r"\{\w+\}", "[^/]+", known): known for known_method, known in routes() if known_method == method}
+    found = [known for pattern, known in patterns.items() if re.fullmatch(pattern, path)]
+    assert found, f"{method} {path}"
     if "-d" in words:
-        convert(parse_json(words[words.index("-d") + 1].encode()), BODIES[path])
+        route = path if path in found else found[0]
+        convert(parse_json(words[words.index("-d") + 1].encode()), BODIES[method, route])
 
 
-def test_every_answer_that_is_shown_is_json() -> None:
+@pytest.mark.parametrize(("name", "least"), [("README.md", 3), ("docs/api.md", 20)])
+def test_every_answer_that_is_shown_is_json(name: str, least: int) -> None:
     """An answer may be broken into lines, and its secrets shortened."""
-    shown = re.findall(r'^ {4}(\{"\w+":.*?\})$(?=\n\n|\n {4}[^ ])', text("README.md"), re.MULTILINE | re.DOTALL)
-    assert len(shown) >= 3
+    shown = re.findall(r'^ {4}(\{"\w+":.*?\})$(?=\n\n|\n {4}[^ ])', text(name), re.MULTILINE | re.DOTALL)
+    assert len(shown) >= least
     for answer in shown:
         json.loads(answer)
 
@@ -287,7 +349,8 @@ def test_every_file_that_is_named_exists() -> None:
 
 def test_every_metric_that_is_named_exists() -> None:
     exposed = set(re.findall(r"^# TYPE (\w+)", Metrics().exposition().decode(), re.MULTILINE))
-    assert {span for _, span in spans_like(r"broker_\w+")} - {"broker_runtime"} <= exposed
+    of_the_database = {"broker_runtime", "broker_before"}  # the role, and the old schema during a migration
+    assert {span for _, span in spans_like(r"broker_\w+")} - of_the_database <= exposed
 
 
 def _anchors(name: str) -> set[str]:
@@ -348,5 +411,5 @@ def test_the_routes_of_a_dialect_are_found_by_their_method() -> None:
 
 
 if __name__ == "__main__":
-    for each_group in ("main", "secret", "limits"):
+    for each_group in GROUPS:
         print(settings_table(each_group), end="\n\n")  # noqa: T201 - printing is what it does as a program

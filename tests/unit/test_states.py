@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.core.states import TERMINAL, TRANSITIONS, WORKING, change, diagram
+from broker.core.states import TERMINAL, TRANSITIONS, WORKING, change, diagram, note
 from broker.core.types import Status
 from tests.builders import account, place
 
@@ -14,7 +14,7 @@ def test_every_status_has_its_row() -> None:
 
 
 def test_terminal_is_terminal() -> None:
-    assert {Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED} == TERMINAL
+    assert {Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED, Status.REPLACED} == TERMINAL
     assert not TERMINAL & WORKING
 
 
@@ -30,6 +30,20 @@ def test_a_change_that_the_table_does_not_have_is_a_bug() -> None:
     trade = place(account())
     with pytest.raises(AssertionError):
         change(trade, Status.FILLED, "from nowhere")
+
+
+def test_a_note_is_an_event_that_leaves_the_status() -> None:
+    trade = place(account())
+    change(trade, Status.IN_PROGRESS, "sent")
+    note(trade, "taken")
+    assert (trade.status, trade.reason, trade.events) == ("IN PROGRESS", "taken", 3)
+
+
+def test_of_a_finished_trade_a_note_changes_nothing_but_how_many_events_it_has() -> None:
+    trade = place(account())
+    change(trade, Status.CANCELLED, "asked")
+    note(trade, "an execution was taken back")
+    assert (trade.status, trade.reason, trade.events) == ("CANCELLED", "asked", 3)
 
 
 def test_the_documentation_shows_this_table() -> None:

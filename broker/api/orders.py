@@ -1,0 +1,370 @@
+"""Orders of every type: /api/v1/orders of the customer behind the token. A trade under another name, the same row.
+
+The answer to an order waits, for a bounded time, until the exchange has it or it has ended, so that a client hears at
+once what became of it; whatever it says is read from the database.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from broker.api.query import bad_query, only_known, read_number, read_symbol, read_time
+from broker.auth import Authenticator, Caller
+from broker.batch import Cancelling, Placed, Taken
+from broker.config import Config
+from broker.core.messages import (
+    CancelAll,
+    CancelTrade,
+    EstimateTrade,
+    PlaceTrade,
+    Refused,
+    ReplaceTrade,
+    Step,
+    TradeEvent,
+)
+from broker.core.money import Money, format_money, is_on_tick, parse_money
+from broker.core.states import TERMINAL
+from broker.core.trading import Estimate
+from broker.core.types import (
+    PRICE_MAX,
+    QUANTITY_MAX,
+    SYMBOL_PATTERN,
+    OrderType,
+    Side,
+    Symbol,
+    TimeInForce,
+    Trade,
+    TradeId,
+)
+from broker.http import ApiError, convert, json_response, parse_json, read_body
+from broker.metrics import Metrics
+from broker.reading import ORDER_TYPES, STATUS_WORDS, Json, OrderFilter, Reading, order_status
+from broker.shards import Shards
+from broker.updates import Updates, Watch
+
+_SIDES = {"buy": Side.BUY, "sell": Side.SELL}
+_TYPES = {word: type_ for type_, word in ORDER_TYPES.items()}
+_FILTERS = {"status", "symbol", "from", "to", "limit", "cursor"}
+_QUANTITY = f"a whole number of shares from 1 to {QUANTITY_MAX}"
+
+Price = Any  # text, or a number that the JSON reader kept exact: `_price` reads it
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX, description=_QUANTITY)]
+ClientOrderId = Annotated[
+    str, msgspec.Meta(pattern=r"^[!-~]{1,128}$(?!\n)", description="1 to 128 visible ASCII characters")
+]
+
+
+class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /api/v1/orders."""
+
+    symbol: Annotated[
+        str,
+        msgspec.Meta(pattern=SYMBOL_PATTERN, description="a ticker of 1 to 12 characters A-Z, 0-9 and '.', like AAPL"),
+    ]
+    side: Annotated[str, msgspec.Meta(pattern="^(buy|sell)$(?!\n)", description='"buy" or "sell"')]
+    quantity: Quantity
+    order_type: Annotated[
+        str,
+        msgspec.Meta(
+            pattern="^(market|limit|stop_loss|stop_limit)$(?!\n)",
+            description='"market", "limit", "stop_loss" or "stop_limit"',
+        ),
+    ]
+    price: Price = None
+    stop_price: Price = None
+    time_in_force: Annotated[
+        str, msgspec.Meta(pattern="^(day|gtc|ioc|fok)$(?!\n)", description='"day", "gtc", "ioc" or "fok"')
+    ] = "day"
+    client_order_id: ClientOrderId | None = None
+
+
+class ReplaceRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of PATCH /api/v1/orders/{orderId}: what is left out stays as it is."""
+
+    quantity: Quantity | None = None
+    price: Price = None
+    stop_price: Price = None
+    client_order_id: ClientOrderId | None = None
+
+
+class OrdersApi:
+    """The routes of orders."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        reading: Reading,
+        updates: Updates,
+        authenticator: Authenticator,
+        new_id: Callable[[], UUID],
+        config: Config,
+        metrics: Metrics,
+    ) -> None:
+        self._shards = shards
+        self._reading = reading
+        self._updates = updates
+        self._authenticator = authenticator
+        self._new_id = new_id
+        self._config = config
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to mount."""
+        one = "/api/v1/orders/{orderId}"
+        return [
+            web.post("/api/v1/orders", self.place),
+            web.post("/api/v1/orders/estimate", self.estimate),
+            web.get("/api/v1/orders", self.list, allow_head=False),
+            web.delete("/api/v1/orders", self.cancel_all),
+            web.get("/api/v1/orders/by-client-id/{clientOrderId}", self.get_by_client_id, allow_head=False),
+            web.get(one, self.get, allow_head=False),
+            web.delete(one, self.cancel),
+            web.patch(one, self.replace),
+        ]
+
+    # -------------------------------------------------------------- in
+
+    async def place(self, request: web.Request) -> web.Response:
+        """201 with the order; 400 with the reason where it is refused before it goes to the exchange."""
+        caller = await self._trader(request)
+        command = self._command(caller, convert(await self._json(request), OrderRequest))
+        with self._updates.watch(command.trade_id) as watch:
+            placed = await self._submit(command)
+            assert isinstance(placed, Placed)
+            return await self._placed(caller, placed, watch)
+
+    async def replace(self, request: web.Request) -> web.Response:
+        """A new order in the place of an open one: 201 with the new one, which names the old one."""
+        caller = await self._trader(request)
+        wanted = convert(await self._json(request), ReplaceRequest)
+        command = ReplaceTrade(
+            TradeId(self._new_id()),
+            caller.customer_id,
+            self._order_id(request),
+            wanted.quantity,
+            _price("price", wanted.price),
+            _price("stop_price", wanted.stop_price),
+            wanted.client_order_id,
+        )
+        if (command.quantity, command.limit_price, command.stop_price) == (None, None, None):
+            raise ApiError(400, "invalid_request", "Name quantity, price or stop_price: what is to be another.")
+        with self._updates.watch(command.trade_id) as watch:
+            outcome = await self._submit(command)
+            if isinstance(outcome, Refused):
+                sentence = f"The order cannot be replaced: {outcome.detail}"
+                raise ApiError(409, "cannot_be_replaced", sentence, figures=dict(outcome.figures))
+            if not isinstance(outcome, Placed):
+                raise _over(outcome)
+            return await self._placed(caller, outcome, watch)
+
+    async def estimate(self, request: web.Request) -> web.Response:
+        """What an order would do, without placing it."""
+        caller = await self._caller(request)
+        command = self._command(caller, convert(await self._json(request), OrderRequest))
+        estimate: Estimate = await self._shards.submit(caller.customer_id, EstimateTrade(command))
+        return json_response(_estimate(command, estimate))
+
+    # -------------------------------------------------------------- out
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """200 with the order once it is cancelled, 202 while the exchange has not said, 409 where it had ended."""
+        caller = await self._caller(request)
+        trade_id = self._order_id(request)
+        with self._updates.watch(trade_id) as watch:
+            outcome = await self._shards.submit(caller.customer_id, CancelTrade(caller.customer_id, trade_id))
+            if not isinstance(outcome, Cancelling):
+                raise _over(outcome)
+            await watch.until(_has_ended, self._config.order_wait_s)
+        order = await self._found(self._reading.order(caller.customer_id, trade_id))
+        if order["status"] in {"cancelled", "submitted", "validated", "pending", "partially_filled"}:
+            return json_response(order, 200 if order["status"] == "cancelled" else 202)
+        raise _ended(order["status"])
+
+    async def cancel_all(self, request: web.Request) -> web.Response:
+        """202 with the ids of all open orders, which are to be cancelled."""
+        caller = await self._caller(request)
+        only_known(request.query, {"symbol"})
+        symbol = read_symbol(request.query.get("symbol"))
+        command = CancelAll(caller.customer_id, Symbol(symbol) if symbol else None)
+        outcome: Cancelling = await self._shards.submit(caller.customer_id, command)
+        return json_response({"cancelling": [trade.trade_id for trade in outcome.trades]}, 202)
+
+    # -------------------------------------------------------------- looking
+
+    async def get(self, request: web.Request) -> web.Response:
+        """One order with its executions."""
+        caller = await self._caller(request)
+        order = await self._found(self._reading.order(caller.customer_id, self._order_id(request)))
+        return json_response(order)
+
+    async def get_by_client_id(self, request: web.Request) -> web.Response:
+        """The order that was placed under this client_order_id."""
+        caller = await self._caller(request)
+        client_id = request.match_info["clientOrderId"]
+        if re.fullmatch(r"[!-~]{1,128}", client_id, re.ASCII) is None:
+            raise _no_such_order()
+        return json_response(await self._found(self._reading.order_by_client_id(caller.customer_id, client_id)))
+
+    async def list(self, request: web.Request) -> web.Response:
+        """A page of orders, newest first."""
+        caller = await self._caller(request)
+        query = request.query
+        only_known(query, _FILTERS)
+        wanted = OrderFilter(
+            words=_status_words(query.get("status")),
+            symbol=read_symbol(query.get("symbol")),
+            since=read_time("from", query.get("from")),
+            until=read_time("to", query.get("to")),
+            before_seq=read_number("cursor", query.get("cursor"), 2**62, 10**18),
+            limit=read_number("limit", query.get("limit"), min(100, self._config.page_max), self._config.page_max),
+        )
+        return json_response(await self._reading.orders(caller.customer_id, wanted))
+
+    # -------------------------------------------------------------- parts
+
+    async def _caller(self, request: web.Request) -> Caller:
+        return await self._authenticator.customer(request.headers.get("Authorization"))
+
+    async def _trader(self, request: web.Request) -> Caller:
+        caller = await self._caller(request)
+        if caller.suspended:
+            raise ApiError(403, "customer_suspended", "This customer is suspended and cannot trade.")
+        return caller
+
+    async def _json(self, request: web.Request) -> object:
+        return parse_json(await read_body(request, self._config.body_max, self._config.body_wait_s))
+
+    def _command(self, caller: Caller, wanted: OrderRequest) -> PlaceTrade:
+        order_type = _TYPES[wanted.order_type]
+        limit, stop = _price("price", wanted.price), _price("stop_price", wanted.stop_price)
+        _fits("price", limit, wanted.order_type, order_type in {OrderType.LIMIT, OrderType.STOP_LIMIT})
+        _fits("stop_price", stop, wanted.order_type, order_type in {OrderType.STOP, OrderType.STOP_LIMIT})
+        return PlaceTrade(
+            TradeId(self._new_id()),
+            caller.customer_id,
+            Symbol(wanted.symbol),
+            _SIDES[wanted.side],
+            wanted.quantity,
+            None,
+            order_type,
+            TimeInForce(wanted.time_in_force),
+            limit,
+            stop,
+            wanted.client_order_id,
+        )
+
+    async def _submit(self, command: PlaceTrade | ReplaceTrade) -> Any:
+        outcome = await self._shards.submit(command.customer_id, command)
+        if isinstance(outcome, Taken):
+            first = outcome.first
+            sentence = f"The client_order_id {first.client_order_id} is that of your order {first.trade_id}."
+            raise ApiError(409, "client_order_id_used", sentence, figures={"order_id": str(first.trade_id)})
+        return outcome
+
+    async def _placed(self, caller: Caller, placed: Placed, watch: Watch) -> web.Response:
+        await watch.until(_is_decided, self._config.order_wait_s)
+        refused = next((event.refused for event in watch.events if event.refused), None)
+        order = await self._found(self._reading.order(caller.customer_id, placed.trade.trade_id))
+        if refused is not None:
+            sentence, code = _sentence(refused.reason), str(refused.refusal).lower().replace(" ", "_")
+            raise ApiError(400, code, sentence, figures={**refused.figures, "order_id": order["id"], "order": order})
+        return json_response(order, 201)
+
+    def _order_id(self, request: web.Request) -> TradeId:
+        try:
+            return TradeId(UUID(request.match_info["orderId"]))
+        except ValueError as error:
+            raise _no_such_order() from error
+
+    async def _found(self, order: Awaitable[Json | None]) -> Json:
+        found = await order
+        if found is None:
+            raise _no_such_order()
+        return found
+
+
+def _is_decided(events: list[TradeEvent]) -> bool:
+    """The exchange has it, or it has ended."""
+    return any(event.step in {Step.ACCEPTED, Step.EXECUTED, Step.ENDED} for event in events)
+
+
+def _has_ended(events: list[TradeEvent]) -> bool:
+    return any(event.status in TERMINAL for event in events)
+
+
+def _no_such_order() -> ApiError:
+    return ApiError(404, "no_such_order", "You have no order with this id.")
+
+
+def _over(trade: Trade | None) -> ApiError:
+    return _no_such_order() if trade is None else _ended(order_status(trade.status, acknowledged=trade.acknowledged))
+
+
+def _ended(status: str) -> ApiError:
+    return ApiError(409, "order_ended", f"The order has ended: it is {status}.", figures={"status": status})
+
+
+def _sentence(reason: str) -> str:
+    return reason[:1].upper() + reason[1:]
+
+
+def _price(name: str, value: Any) -> Money | None:
+    """Raises ApiError 400 for what is not an exact price on the grid: cents from $1, $0.0001 below (SEC Rule 612)."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise ApiError(400, "invalid_request", f'{name} must be a price in dollars, like "190.20".')
+    try:
+        price = parse_money(value if isinstance(value, str) else str(value)[:40])
+    except ValueError as error:
+        raise ApiError(400, "invalid_request", f"{name} is not a price: {error}.") from error
+    if not 0 < price <= PRICE_MAX:
+        raise ApiError(400, "invalid_request", f"{name} must be above 0 and at most {format_money(PRICE_MAX)}.")
+    if not is_on_tick(price):
+        raise ApiError(400, "invalid_request", f"{name} of $1.00 or more must be in whole cents.")
+    return price
+
+
+def _fits(name: str, price: Money | None, order_type: str, belongs: bool) -> None:
+    if belongs and price is None:
+        raise ApiError(400, "invalid_request", f"A {order_type} order needs a {name}.")
+    if price is not None and not belongs:
+        raise ApiError(400, "invalid_request", f"A {order_type} order has no {name}.")
+
+
+def _status_words(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    words = [part.strip() for part in text.split(",")]
+    if not set(words) <= STATUS_WORDS.keys():
+        raise bad_query(f"status takes one or more of {', '.join(STATUS_WORDS)}")
+    return words
+
+
+def _estimate(command: PlaceTrade, estimate: Estimate) -> Mapping[str, Any]:
+    def money(amount: Money | None) -> str | None:
+        return None if amount is None else format_money(amount)
+
+    holds_cash = command.side is Side.BUY
+    return {
+        "symbol": command.symbol,
+        "side": command.side.lower(),
+        "quantity": command.quantity,
+        "price": money(estimate.price),
+        "cost": money(estimate.cost),
+        "fees": money(estimate.fees),
+        "hold": money(Money(estimate.hold)) if holds_cash else str(estimate.hold),
+        "hold_unit": "USD" if holds_cash else command.symbol,
+        "buying_power": money(estimate.buying_power),
+        "buying_power_after": money(estimate.buying_power_after),
+        "would_be_refused": bool(estimate.refusals),
+        "refusals": [
+            {"code": each.refusal.lower().replace(" ", "_"), "error": _sentence(each.reason), **each.figures}
+            for each in estimate.refusals
+        ],
+    }

@@ -1,0 +1,39 @@
+"""How this broker does business: the settings, as the decisions take them."""
+
+from datetime import datetime
+
+from broker.config import Config, read_margin_symbols
+from broker.core import hours
+from broker.core.conditions import DayTradingRule, Limits, Policy
+from broker.core.fees import parse_fees
+from broker.core.margin import Rates
+from broker.core.money import UNITS_PER_DOLLAR, Money
+
+
+def policy_of(config: Config) -> Policy:
+    """The policy that these settings say."""
+    return Policy(
+        collar_bps=config.collar_bps,
+        fees=parse_fees(config.fees),
+        margin=Rates(config.margin_initial_bps, config.margin_maintenance_bps),
+        margin_by_symbol=read_margin_symbols(config.margin_symbols),
+        margin_equity_min=Money(config.margin_equity_min * UNITS_PER_DOLLAR),
+        day_trading_rule=DayTradingRule(config.day_trading_rule),
+        is_open=hours.is_open if config.hours == "XNYS" else _always,
+    )
+
+
+def limits_of(config: Config) -> Limits:
+    """What every customer may place, where an operator has set nothing else."""
+    return Limits(
+        order_quantity_max=config.order_quantity_max,
+        order_value_max=Money(config.order_value_max * UNITS_PER_DOLLAR),
+        position_max=config.position_max,
+        price_away_bps=config.price_away_bps,
+        orders_per_second=config.orders_per_second,
+        duplicate_window_ms=config.duplicate_window_ms,
+    )
+
+
+def _always(_: datetime) -> bool:
+    return True

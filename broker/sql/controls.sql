@@ -1,0 +1,1 @@
+SELECT scope, reason FROM control

@@ -1,0 +1,2 @@
+-- $1 scope
+DELETE FROM control WHERE scope = $1

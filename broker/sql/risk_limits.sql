@@ -1,0 +1,1 @@
+SELECT scope, name, value FROM risk_limit

@@ -1,0 +1,1 @@
+SELECT customer_id FROM customer WHERE status = 'suspended'

@@ -1,0 +1,2 @@
+-- $1 customer_id, $2 client_order_id
+SELECT * FROM trade WHERE customer_id = $1 AND client_order_id = $2
