@@ -113,8 +113,7 @@ CREATE TABLE transfer (
     customer_id bigint NOT NULL,  -- whom it is about
     at timestamptz NOT NULL
 );
--- One settlement for each execution, one bust, one booking for each reference of an operator's.
-CREATE UNIQUE INDEX transfer_reference ON transfer (reference, kind) WHERE kind IN ('fill', 'suspense', 'bust');
+-- One booking for each reference of an operator's. (One settlement for each execution, and one bust: their own keys.)
 CREATE UNIQUE INDEX cash_reference ON transfer (reference) WHERE kind = 'cash';
 CREATE UNIQUE INDEX corporate_reference ON transfer (reference) WHERE kind = 'corporate';
 
@@ -128,7 +127,8 @@ CREATE TABLE posting (
     PRIMARY KEY (owner_id, transfer_id, asset),  -- in this order: a customer's postings, newest last, are one range
     CONSTRAINT posting_moves_something CHECK (amount <> 0 OR cost <> 0 OR gain <> 0)
 );
--- No foreign keys on posting: apply_postings checks the same for a whole statement at once, at a tenth of the cost.
+-- No foreign keys on posting, nor on trade and execution: triggers check the same for a whole statement at once, at a
+-- tenth of the cost, and nothing that they lead to can be deleted.
 
 ---------------------------------------------------------------- trades
 
@@ -154,7 +154,7 @@ INSERT INTO status_change VALUES
 
 CREATE TABLE trade (
     trade_id uuid PRIMARY KEY,
-    customer_id bigint NOT NULL REFERENCES customer,
+    customer_id bigint NOT NULL,  -- exists: hold_of_new_trades checks it, a statement at a time
     seq bigint NOT NULL CHECK (seq > 0),  -- the customer's 1st, 2nd, 3rd ... trade, in the order placed
     symbol ticker NOT NULL,
     side side NOT NULL,
@@ -206,7 +206,7 @@ CREATE INDEX trade_open ON trade (customer_id, seq) WHERE status IN ('PLACED', '
 CREATE TABLE execution (
     venue text NOT NULL,
     execution_id text NOT NULL,
-    trade_id uuid NOT NULL REFERENCES trade,
+    trade_id uuid NOT NULL,  -- exists: execution_has_trade checks it, a statement at a time
     last_qty bigint NOT NULL CHECK (last_qty > 0),
     last_px bigint NOT NULL CHECK (last_px > 0),
     fee bigint NOT NULL CHECK (fee >= 0),
@@ -273,6 +273,9 @@ CREATE TABLE inbox (  -- what the exchange said and nothing could be done with: 
 
 ---------------------------------------------------------------- the rules that need more than a CHECK
 
+-- What has to exist is asked for in a subquery for each row, never in a join: the plan of a join is made while the tables
+-- are small, and would read a whole index for ever after.
+
 CREATE FUNCTION apply_postings() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     wanted bigint;
@@ -282,7 +285,7 @@ BEGIN
         RAISE EXCEPTION 'the postings of a transfer do not sum to zero'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'transfer_balances';
     END IF;
-    IF EXISTS (SELECT FROM added LEFT JOIN transfer USING (transfer_id) WHERE transfer.transfer_id IS NULL) THEN
+    IF EXISTS (SELECT FROM added WHERE (SELECT true FROM transfer WHERE transfer.transfer_id = added.transfer_id) IS NULL) THEN
         RAISE EXCEPTION 'a posting names a transfer that does not exist'
             USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'posting_has_transfer';
     END IF;
@@ -310,6 +313,10 @@ BEGIN
     IF EXISTS (SELECT FROM added WHERE status IN ('PARTIALLY FILLED', 'FILLED', 'EXPIRED')) THEN
         RAISE EXCEPTION 'a trade begins unfilled'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'trade_begins_unfilled';
+    END IF;
+    IF EXISTS (SELECT FROM added WHERE (SELECT true FROM customer WHERE customer.customer_id = added.customer_id) IS NULL) THEN
+        RAISE EXCEPTION 'a trade belongs to a customer who does not exist'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'trade_has_customer';
     END IF;
     SELECT count(*) INTO wanted
         FROM (SELECT FROM added WHERE hold > 0 GROUP BY customer_id, CASE side WHEN 'BUY' THEN '$USD' ELSE symbol END) AS t;
@@ -365,6 +372,17 @@ END $$;
 CREATE TRIGGER hold_of_changed_trades AFTER UPDATE ON trade
     REFERENCING OLD TABLE AS was NEW TABLE AS is_now FOR EACH STATEMENT EXECUTE FUNCTION hold_of_changed_trades();
 
+CREATE FUNCTION execution_has_trade() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM added WHERE (SELECT true FROM trade WHERE trade.trade_id = added.trade_id) IS NULL) THEN
+        RAISE EXCEPTION 'an execution names a trade that does not exist'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'execution_has_trade';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER execution_has_trade AFTER INSERT ON execution
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION execution_has_trade();
+
 CREATE FUNCTION credit_needs_a_margin_account() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM customer WHERE customer_id = NEW.owner_id AND account_type = 'margin') THEN
@@ -392,6 +410,8 @@ CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON bust
 CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON trade
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON customer
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON account
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();

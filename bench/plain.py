@@ -19,6 +19,7 @@ import uvloop
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
+from broker import log
 from broker.auth import Authenticator
 from broker.config import Config
 from broker.controls import Controls
@@ -144,6 +145,7 @@ class Plain:
 
 async def main() -> None:
     """Serve until killed."""
+    log.configure("warning")  # standard output is for the port
     assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
     database = Database(os.environ["DSN"], Config(place_wait_s=30, database_timeout_s=30))  # it is slow, not broken
     await database.open()

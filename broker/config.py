@@ -91,7 +91,7 @@ class Config:
         "the fee table: SEC and FINRA fees on sales, no commission; docs/fees.md has the form",
     )
 
-    shards: int = _setting(2, "workers, each with a database connection: more gain nothing on two cores")
+    shards: int = _setting(1, "workers, each with a database connection: one fills a core, with the largest batches")
     batch_max: int = _setting(256, "commands in one commit: beyond it only latency grows")
     shard_queue_max: int = _setting(5_000, "commands that wait in a shard, about two seconds of work; beyond it 503")
     customer_open_max: int = _setting(2_000, "unfinished trades of one customer, so that one cannot fill the memory")

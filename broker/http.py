@@ -20,6 +20,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
+from prometheus_client import Counter
 
 from broker.auth import NotAuthenticated
 from broker.batch import Overloaded
@@ -227,13 +228,20 @@ def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRou
     """The aiohttp application with these routes behind the one middleware."""
     numbers = itertools.count(1)
     run = secrets.token_hex(4)
+    counters: dict[tuple[str, int], Counter] = {}  # looking one up by its labels costs more than counting
+
+    def count(route: str, status: int) -> None:
+        counter = counters.get((route, status))
+        if counter is None:
+            counter = counters[route, status] = metrics.requests.labels(route, status)
+        counter.inc()
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = request[REQUEST_ID] = f"{run}-{next(numbers):x}"
         response = await _answer(request, handler, request_id)
         response.headers["X-Request-Id"] = request_id
-        metrics.requests.labels(_route(request), response.status).inc()
+        count(_route(request), response.status)
         return response
 
     app = web.Application(

@@ -1,11 +1,12 @@
 """How this broker does business: the settings, as the decisions take them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from broker.config import Config, read_margin_symbols
 from broker.core import hours
 from broker.core.conditions import DayTradingRule, Limits, Policy
-from broker.core.fees import parse_fees
+from broker.core.fees import FeeRule, parse_fees
 from broker.core.margin import Rates
 from broker.core.money import UNITS_PER_DOLLAR, Money
 
@@ -14,13 +15,19 @@ def policy_of(config: Config) -> Policy:
     """The policy that these settings say."""
     return Policy(
         collar_bps=config.collar_bps,
-        fees=parse_fees(config.fees),
+        fees=_that_charge(parse_fees(config.fees)),
         margin=Rates(config.margin_initial_bps, config.margin_maintenance_bps),
         margin_by_symbol=read_margin_symbols(config.margin_symbols),
         margin_equity_min=Money(config.margin_equity_min * UNITS_PER_DOLLAR),
         day_trading_rule=DayTradingRule(config.day_trading_rule),
         is_open=hours.is_open if config.hours == "XNYS" else _always,
     )
+
+
+def _that_charge(rules: Sequence[FeeRule]) -> tuple[FeeRule, ...]:
+    """Without fees that are zero in all of their rows: every fill would be reckoned with them."""
+    names = {rule.name for rule in rules if rule.per_value_e9 or rule.per_share_e9 or rule.per_order}
+    return tuple(rule for rule in rules if rule.name in names)
 
 
 def limits_of(config: Config) -> Limits:

@@ -74,6 +74,7 @@ class Rows:
             case PositionAdjusted():
                 lines = self._against(House.CORPORATE, event.customer_id, event.moves)
                 self._post("corporate", event.reference, event.customer_id, lines)
+                self.opened.update((event.customer_id, move.asset) for move in event.moves if move.asset != CASH)
             case MarginLevel():
                 self.levels.append((event.customer_id, event.day, event.level))
             case Restricted():
@@ -103,6 +104,8 @@ class Rows:
         lines = entry_postings(trade.customer_id, self._shard, trade.symbol, entry)
         reference = f"{report.venue}:{report.execution_id}"
         transfer_id = self._post(entry.kind, reference, trade.customer_id, lines)
+        if entry.is_first:
+            self.opened.add((trade.customer_id, trade.symbol))
         if entry.kind is EntryKind.BUST:
             self.busts.append((report.venue, report.execution_id, transfer_id))
             return
@@ -127,7 +130,7 @@ class Rows:
         self.transfers.append((transfer_id, kind, reference, customer_id))
         for line in lines:
             self.postings.append((transfer_id, *line))
-            if line.asset != CASH or line.owner_id < 0:
+            if line.owner_id < 0:
                 self.opened.add((line.owner_id, line.asset))
         return transfer_id
 

@@ -181,8 +181,8 @@ async def run_broker(config: Config) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 def config(dsn: str, tmp_path: Path) -> Config:
-    """A configuration on a fresh database, on any free port."""
-    return Config(port=0, database=dsn, data=tmp_path / "data", log_level="error", keepalive_s=2.0)
+    """A configuration on a fresh database, on any free port; two shards, so that they are tried together."""
+    return Config(port=0, database=dsn, data=tmp_path / "data", log_level="error", keepalive_s=2.0, shards=2)
 
 
 @pytest.fixture

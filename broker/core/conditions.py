@@ -14,7 +14,7 @@ from broker.core.day_trades import trade_date
 from broker.core.fees import FeeRule
 from broker.core.margin import Rates
 from broker.core.money import Money
-from broker.core.types import AccountType, CustomerId, Symbol
+from broker.core.types import AccountType, CustomerId, Side, Symbol
 
 
 class Market(Protocol):
@@ -89,6 +89,16 @@ class Conditions:
     def today(self) -> date:
         """The trade date: New York's."""
         return trade_date(self.now)
+
+    @cached_property
+    def buy_fees(self) -> tuple[FeeRule, ...]:
+        """The fees that a BUY may pay."""
+        return tuple(rule for rule in self.policy.fees if rule.side is not Side.SELL)
+
+    @cached_property
+    def sell_fees(self) -> tuple[FeeRule, ...]:
+        """The fees that a SELL may pay."""
+        return tuple(rule for rule in self.policy.fees if rule.side is not Side.BUY)
 
     @cached_property
     def is_open(self) -> bool:

@@ -42,7 +42,7 @@ def buy_cost(trade: Trade, ask: Money | None, collar_bps: int, rules: tuple[FeeR
             price = ask
         value = Money(trade.quantity * price)
         most = with_collar(value, collar_bps)
-    fees = max_fees(rules, Side.BUY, trade.quantity, most, day)
+    fees = max_fees(rules, Side.BUY, trade.quantity, most, day) if rules else Money(0)
     return Cost(price, fees, Money(value + fees), Money(most + fees))
 
 

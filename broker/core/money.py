@@ -45,8 +45,10 @@ def format_money(amount: Money) -> str:
 
 def in_dollars(amount: Money) -> str:
     """Write an amount for a sentence: "$1,902.50"."""
-    dollars, _, fraction = format_money(Money(abs(amount))).partition(".")
-    return f"{'-' if amount < 0 else ''}${int(dollars):,}.{fraction}"
+    dollars, units = divmod(abs(amount), UNITS_PER_DOLLAR)
+    cents, rest = divmod(units, 100)
+    fraction = f"{units:04d}" if rest else f"{cents:02d}"
+    return f"{'-' if amount < 0 else ''}${dollars:,}.{fraction}"
 
 
 def average(value: Money, quantity: int) -> Money:

@@ -75,6 +75,7 @@ class Entry:
     gain: int = 0
     owed_cash: int = 0
     owed_shares: int = 0
+    is_first: bool = False  # of this symbol for this customer: there is no row of it yet
 
 
 def fill_entry(side: Side, fill: Fill, cost: int, gain: int) -> Entry:

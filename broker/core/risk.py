@@ -6,7 +6,7 @@ credit before everything, price and size controls, a restricted list, and a swit
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 
@@ -32,42 +32,37 @@ class Case:
     trade: Trade
     conditions: Conditions
     freed: int = 0
+    limits: Limits = field(init=False)
+    cost: Cost | None = field(init=False)  # of a BUY; None where it is not known, and of a SELL
+    funds: Money = field(init=False)  # what this BUY may reserve, its fees included
 
-    @cached_property
-    def limits(self) -> Limits:
-        """What this customer may place."""
-        return self.conditions.controls.limits(self.account.account_type, self.account.customer_id)
-
-    @cached_property
-    def cost(self) -> Cost | None:
-        """What a BUY can cost; None where it is not known, and of a SELL."""
-        if self.trade.side is Side.SELL:
-            return None
-        conditions, policy = self.conditions, self.conditions.policy
-        ask = conditions.market.ask(self.trade.symbol)
-        return buy_cost(self.trade, ask, policy.collar_bps, policy.fees, conditions.today)
+    def __post_init__(self) -> None:
+        """Look up what nearly every order needs: on the way of each, a property that remembers costs more."""
+        account, conditions = self.account, self.conditions
+        self.limits = conditions.controls.limits(account.account_type, account.customer_id)
+        self.cost = None
+        if self.trade.side is Side.BUY:
+            ask = conditions.market.ask(self.trade.symbol)
+            collar = conditions.policy.collar_bps
+            self.cost = buy_cost(self.trade, ask, collar, conditions.buy_fees, conditions.today)
+        free = account.cash.available + self.freed
+        if account.account_type is AccountType.MARGIN and self.cost is not None:  # no loan without a price
+            rates = conditions.policy.rates(self.trade.symbol)
+            power = margin.spendable(self.figures, rates, self.cost.fees)
+            free = max(0, min(power, free - account.cash.floor))
+        self.funds = Money(free)
 
     @cached_property
     def figures(self) -> MarginFigures:
         """The account's margin, without what the replaced order holds."""
         return margin_figures(self.account, self.conditions, self.trade.replaces)
 
-    @cached_property
-    def funds(self) -> Money:
-        """The cash that this BUY may reserve, its fees included: what is available, on margin the buying power."""
-        free = self.account.cash.available + self.freed
-        if self.account.account_type is AccountType.CASH or self.cost is None:
-            return Money(free)  # no loan without a price
-        rates, fees = self.conditions.policy.rates(self.trade.symbol), self.cost.fees
-        power = margin.spendable(self.figures, rates, fees)
-        return Money(max(0, min(power, free - self.account.cash.floor)))
-
     @property
     def fees(self) -> Money:
         """What of a BUY's hold is for its fees."""
         if self.cost is not None:
             return self.cost.fees
-        return max_fees(self.conditions.policy.fees, Side.BUY, self.trade.quantity, self.funds, self.conditions.today)
+        return max_fees(self.conditions.buy_fees, Side.BUY, self.trade.quantity, self.funds, self.conditions.today)
 
     @property
     def position(self) -> Holding:
@@ -136,7 +131,7 @@ def withdrawable(account: Account, conditions: Conditions) -> Money:
 
 def sale_fees(case: Case, proceeds: Money) -> Money:
     """What the fees of a SELL come to if it fills in full for these proceeds."""
-    rules, day = case.conditions.policy.fees, case.conditions.today
+    rules, day = case.conditions.sell_fees, case.conditions.today
     fees = order_fees(rules, Side.SELL, case.trade.quantity, proceeds, day)
     return Money(min(proceeds, sum(fee.amount for fee in fees)))
 
@@ -412,4 +407,14 @@ def refusals(checks: tuple[Check, ...], case: Case) -> Iterator[Refused]:
 
 def first_refusal(checks: tuple[Check, ...], case: Case) -> Refused | None:
     """The one that counts."""
-    return next(refusals(checks, case), None)
+    for check in checks:  # not next(refusals(…)): this is on the way of every order
+        refused = check(case)
+        if refused is not None:
+            return refused
+    return None
+
+
+def may_be_refused_at_placing(account: Account, conditions: Conditions) -> bool:
+    """Whether `AT_PLACING` has anything to look at: for nearly every order it has not."""
+    limits = conditions.controls.limits(account.account_type, account.customer_id)
+    return bool(limits.duplicate_window_ms) or len(account.placed) >= limits.orders_per_second

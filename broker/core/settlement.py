@@ -64,7 +64,7 @@ def _take_place(account: Account, trade: Trade, conditions: Conditions) -> list[
         return []
     passed = trade.hold + old.hold
     ended = _close(account, old, Status.REPLACED, f"Replaced by order {trade.trade_id}.")
-    hold = min(full_hold(trade, conditions.policy.fees, conditions.today), passed)
+    hold = min(full_hold(trade, conditions.buy_fees, conditions.today), passed)
     if hold > trade.hold:
         account.holding(trade).reserve(hold - trade.hold)
         trade.hold = hold
@@ -117,7 +117,7 @@ def _own(fill: Fill) -> Fill:
 
 
 def _price_in_fees(trade: Trade, fill: Fill, conditions: Conditions) -> None:
-    rules = conditions.policy.fees
+    rules = conditions.buy_fees if trade.side is Side.BUY else conditions.sell_fees
     if rules:
         before = (trade.filled_quantity, trade.filled_value)
         after = (before[0] + fill.last_qty, Money(before[1] + fill.value))
@@ -147,6 +147,7 @@ def _is_too_dear(trade: Trade, fill: Fill) -> bool:
 def _book(account: Account, trade: Trade, fill: Fill) -> Entry:
     """Move the fill's cash and shares, out of what the trade has reserved."""
     position = account.positions.get(trade.symbol)
+    is_first = position is None
     if position is None:
         position = account.positions[trade.symbol] = Holding()
     if trade.side is Side.BUY:
@@ -160,6 +161,7 @@ def _book(account: Account, trade: Trade, fill: Fill) -> Entry:
         cost_out, gain = cost_basis.sell(position.cost, position.balance, fill.last_qty, fill.value)
         fill.gain = gain
         entry = fill_entry(trade.side, fill, -cost_out, gain)
+    entry.is_first = is_first
     _apply(account, position, entry)
     return entry
 
@@ -322,6 +324,7 @@ def _reverse(account: Account, trade: Trade, fill: Fill, entry: Entry) -> None:
     position = account.positions.get(trade.symbol)
     if position is None:
         position = account.positions[trade.symbol] = Holding()
+        entry.is_first = True
     entry.owed_cash += max(0, -entry.cash - max(0, account.cash.available - account.cash.floor))
     entry.owed_shares += max(0, -entry.shares - max(0, position.available))
     _cost_of_reversal(position, fill, entry)

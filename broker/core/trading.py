@@ -46,7 +46,9 @@ def place(account: Account, command: PlaceTrade, conditions: Conditions) -> list
     """Put a trade at the end of its customer's queue, or refuse it there for how it was placed."""
     trade = _new_trade(account, command, conditions)
     events = [_begin(account, trade, conditions)]
-    refused = risk.first_refusal(risk.AT_PLACING, Case(account, trade, conditions))
+    refused = None
+    if risk.may_be_refused_at_placing(account, conditions):
+        refused = risk.first_refusal(risk.AT_PLACING, Case(account, trade, conditions))
     _remember(account, trade, conditions)
     if refused is None:
         account.waiting.append(trade)

@@ -208,7 +208,7 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             {"executions": [execution("e1", AT_WORK, 1, 1, uuid4())]},
         ),
         "an execution of no trade": (
-            "execution_trade_id_fkey",
+            "execution_has_trade",
             {"executions": [execution("e9", uuid4(), 1, 1, uuid4())]},
         ),
         "more filled than ordered": (
@@ -258,7 +258,7 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             {"busts": [("sim", "e1", uuid4()), ("sim", "e1", uuid4())]},
         ),
         "a bust of no execution": ("bust_venue_execution_id_fkey", {"busts": [("sim", "e8", uuid4())]}),
-        "a trade of nobody": ("trade_customer_id_fkey", {"placed": [new_trade(uuid4(), 5, seq=1, hold=0)]}),
+        "a trade of nobody": ("trade_has_customer", {"placed": [new_trade(uuid4(), 5, seq=1, hold=0)]}),
     }
 
 
