@@ -197,7 +197,9 @@ CREATE TABLE trade (
         (limit_price IS NOT NULL) = (order_type IN ('limit', 'stop_limit'))
         AND (stop_price IS NOT NULL) = (order_type IN ('stop', 'stop_limit'))
         AND coalesce(limit_price, 1) > 0 AND coalesce(stop_price, 1) > 0),
-    CONSTRAINT buys_within_the_limit CHECK (side = 'SELL' OR limit_price IS NULL OR filled_value <= filled_quantity * limit_price)
+    CONSTRAINT filled_within_the_limit CHECK (limit_price IS NULL OR CASE side
+        WHEN 'BUY' THEN filled_value <= filled_quantity * limit_price
+        ELSE filled_value >= filled_quantity * limit_price END)
 ) WITH (fillfactor = 80);
 CREATE UNIQUE INDEX trade_idempotency ON trade (customer_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX trade_client_order_id ON trade (customer_id, client_order_id) WHERE client_order_id IS NOT NULL;

@@ -221,7 +221,7 @@ class Refused:
 class Anomaly(Enum):
     """A word of the exchange that must not be lost: it goes to the inbox, is counted, and somebody should look.
 
-    The last three were booked to the broker's suspense account; the others change nothing.
+    The last four were booked to the broker's suspense account; the others change nothing.
     """
 
     UNKNOWN_TRADE = "unknown_trade"
@@ -232,6 +232,7 @@ class Anomaly(Enum):
     FILL_AFTER_END = "fill_after_end"
     OVERFILL = "overfill"
     ABOVE_MAX_PRICE = "above_max_price"
+    BELOW_LIMIT = "below_limit"
 
 
 class Repeat(Enum):

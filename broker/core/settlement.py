@@ -134,6 +134,8 @@ def _why_not_the_customers(trade: Trade, fill: Fill) -> Anomaly | None:
         return Anomaly.OVERFILL
     if trade.side is Side.BUY and (fill.value > trade.hold or _is_too_dear(trade, fill)):
         return Anomaly.ABOVE_MAX_PRICE
+    if trade.side is Side.SELL and trade.limit_price is not None and fill.last_px < trade.limit_price:
+        return Anomaly.BELOW_LIMIT
     return None
 
 

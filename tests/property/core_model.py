@@ -305,7 +305,8 @@ def check_row(trade: Trade) -> None:
             assert filled < trade.quantity
     if trade.side is Side.SELL and trade.status not in TERMINAL and trade.status is not Status.PLACED:
         assert hold == trade.leaves_quantity or (trade.replaces_at_exchange and hold < trade.leaves_quantity)
-    if trade.side is Side.BUY and trade.limit_price is not None:
-        assert trade.filled_value <= filled * trade.limit_price
+    if trade.limit_price is not None:
+        past = trade.filled_value - filled * trade.limit_price
+        assert past <= 0 if trade.side is Side.BUY else past >= 0
     if trade.max_price is not None:
         assert trade.filled_value <= trade.max_price

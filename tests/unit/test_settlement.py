@@ -172,6 +172,16 @@ def test_above_the_price_that_the_exchange_was_told_it_is_not_the_customers(limi
     assert holder.cash == Holding(dollars("2000") - dollars(booked), 0)
 
 
+def test_a_sale_below_its_limit_is_not_the_customers_who_keeps_the_shares() -> None:
+    holder = account(shares={"AAPL": 10})
+    trade = working(holder, MARKET, Side.SELL, 10, limit="100")
+    assert hear(holder, trade, fill(trade, 4, "100"))[0].status == "PARTIALLY FILLED"
+    outcomes = hear(holder, trade, fill(trade, 6, "99.99", "e2"))
+    assert outcomes[0] is Anomaly.BELOW_LIMIT
+    assert (trade.status, holder.positions[AAPL].balance, holder.positions[AAPL].held) == ("CANCELLED", 6, 0)
+    assert holder.cash.balance == dollars("400")
+
+
 def test_a_part_above_the_limit_is_not_paid_from_what_the_rest_reserved() -> None:
     holder = account(cash="2000")
     trade = working(holder, MARKET, limit="100")
