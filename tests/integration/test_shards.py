@@ -14,12 +14,22 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from broker.auth import new_key
-from broker.batch import Booked, Overloaded, Placed
+from broker.batch import Booked, Cancelling, Overloaded, Placed
 from broker.config import Config
 from broker.core.conditions import Conditions, Policy
-from broker.core.messages import Anomaly, MoveCash, PlaceTrade, Refusal, Report, ReportType
+from broker.core.messages import (
+    Anomaly,
+    CancelTrade,
+    EstimateTrade,
+    MoveCash,
+    PlaceTrade,
+    Refusal,
+    ReplaceTrade,
+    Report,
+    ReportType,
+)
 from broker.core.money import Money
-from broker.core.types import AccountType, CustomerId, Fill, Side, Symbol, Trade, TradeId
+from broker.core.types import AccountType, CustomerId, Fill, OrderType, Side, Symbol, Trade, TradeId
 from broker.db import Database, DatabaseUnavailable, StaleAccounts
 from broker.ledger import Ledger, open_customer
 from broker.metrics import Metrics
@@ -453,3 +463,98 @@ async def test_the_refusals_of_many_customers_go_out_in_commits_of_bounded_size(
 
 async def _none_open(bench: Bench) -> bool:
     return not await bench.fetch("SELECT FROM trade WHERE status IN ('PLACED', 'IN PROGRESS')")
+
+
+# ------------------------------------------------------------------ cancel and replace
+
+
+async def resting(bench: Bench, customer: CustomerId, price: str = "100") -> Trade:
+    """A limit order for 10 AAPL that the exchange has."""
+    command = PlaceTrade(
+        *(TradeId(uuid7()), customer, Symbol("AAPL"), Side.BUY, 10),
+        order_type=OrderType.LIMIT,
+        limit_price=dollars(price),
+    )
+    placed = await bench.shard.submit(customer, command)
+    await bench.shard.submit(customer, said(placed.trade, ReportType.ACCEPTED))
+    return placed.trade
+
+
+def said(trade: Trade, type_: ReportType) -> Report:
+    return Report(trade.trade_id, type_, "sim")
+
+
+def reprice(old: Trade, price: str) -> ReplaceTrade:
+    return ReplaceTrade(TradeId(uuid7()), old.customer_id, old.trade_id, limit_price=dollars(price))
+
+
+@pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "after"], ["before", "after"]])
+async def test_a_lost_commit_of_a_replacement_is_done_exactly_once(bench: Bench, plan: list[str]) -> None:
+    customer = await bench.customer("1000")
+    old = await resting(bench, customer)
+    command = reprice(old, "90")
+    bench.store.plan = plan
+    placed = await bench.shard.submit(customer, command)
+    assert placed.trade.trade_id == command.trade_id
+    await bench.shard.submit(customer, said(placed.trade, ReportType.ACCEPTED))
+    rows = await bench.fetch("SELECT status::text, hold, replaces FROM trade ORDER BY seq")
+    assert [tuple(row) for row in rows] == [
+        ("REPLACED", 0, None),
+        ("IN PROGRESS", dollars("900"), old.trade_id),
+    ]
+    assert bench.desk.over == [old.trade_id]
+
+
+@pytest.mark.parametrize("plan", [["after"], ["before"], ["after", "after"]])
+async def test_a_lost_commit_of_a_cancel_is_done_exactly_once_and_reaches_the_exchange(
+    bench: Bench, plan: list[str]
+) -> None:
+    customer = await bench.customer()
+    trade = await resting(bench, customer)
+    bench.store.plan = plan
+    outcome = await bench.shard.submit(customer, CancelTrade(customer, trade.trade_id))
+    assert isinstance(outcome, Cancelling)
+    asked = bench.desk.cancels == [trade.trade_id] or bench.desk.trades[trade.trade_id].cancel_requested
+    assert asked, "found requested in the database, the desk asks for it at its next look"
+    await bench.shard.submit(customer, said(trade, ReportType.CANCELLED))
+    steps = await bench.fetch("SELECT step::text FROM event ORDER BY number")
+    assert [row["step"] for row in steps] == ["placed", "started", "accepted", "cancel_requested", "ended"]
+
+
+async def test_a_customer_with_resting_orders_goes_on_after_its_account_was_read_again(bench: Bench) -> None:
+    """A restart, or a commit that failed: resting orders do not hold up the queue then either."""
+    customer = await bench.customer()
+    await resting(bench, customer)
+    bench.store.plan = ["before"]
+    placed = await bench.place(customer)
+    assert placed.trade.trade_id in bench.desk.sent
+    second = await bench.place(customer)
+    assert second.trade.trade_id not in bench.desk.sent, "a market order waits for the one before it"
+
+
+async def test_an_estimate_writes_nothing(bench: Bench) -> None:
+    customer = await bench.customer()
+    before = bench.store.commits
+    order = PlaceTrade(TradeId(uuid7()), customer, Symbol("AAPL"), Side.BUY, 10)
+    estimate = await bench.shard.submit(customer, EstimateTrade(order))
+    assert (estimate.cost, estimate.refusals) == (dollars("1902"), [])
+    assert bench.store.commits == before
+    assert (await bench.fetch("SELECT version, held FROM account WHERE owner_id > 0"))[0]["held"] == 0
+
+
+async def test_what_the_exchange_took_back_and_the_customer_has_not_restricts_it(bench: Bench) -> None:
+    customer = await bench.customer("200")
+    placed = await bench.place(customer)
+    await bench.fill(placed.trade, "e1", "190")
+    sold = await bench.shard.submit(customer, PlaceTrade(TradeId(uuid7()), customer, Symbol("AAPL"), Side.SELL, 1))
+    await bench.fill(sold.trade, "e2", "190")
+    bust = Report(placed.trade.trade_id, ReportType.BUSTED, "sim", "e1")
+    bench.store.plan = ["after"]
+    await bench.shard.submit(customer, bust)
+    await bench.shard.submit(customer, bust)
+    control = await bench.fetch("SELECT scope, reason FROM control")
+    assert [row["scope"] for row in control] == [f"customer:{customer}"]
+    assert "1 AAPL are owed" in control[0]["reason"]
+    assert (await bench.fetch("SELECT count(*) FROM bust"))[0][0] == 1
+    owed = await bench.fetch("SELECT balance FROM account WHERE owner_id = -4 AND asset = 'AAPL'")
+    assert owed[0]["balance"] == -1
