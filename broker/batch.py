@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, assert_never
 
-from broker.core import corporate, risk, settlement, trading
+from broker.core import corporate, credit, settlement, trading
 from broker.core.account import Account
 from broker.core.conditions import Conditions
 from broker.core.corporate import AdjustPosition, AnyEvent, PositionAdjusted
@@ -328,7 +328,7 @@ class Batch:
         changed = {_customer(event) for event in self._decided.events}
         for account in _on_margin(self._decided.touched.values()):
             if account.customer_id in changed:
-                figures = risk.margin_figures(account, self._conditions)
+                figures = credit.margin_figures(account, self._conditions)
                 level = MarginLevel(account.customer_id, self._conditions.today, figures.intraday_level)
                 self._decided.events.append(level)
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from broker.core import cost_basis, risk
+from broker.core import cost_basis, credit
 from broker.core.account import Account, Holding
 from broker.core.activities import Activity, ActivityType, Made, Transfer, activities
 from broker.core.conditions import Conditions, DayTradingRule
@@ -38,6 +38,7 @@ from broker.core.hours import NEW_YORK
 from broker.core.margin import MarginFigures
 from broker.core.money import Money, format_money
 from broker.core.postings import CASH
+from broker.core.risk import PDT_TRADES_MAX
 from broker.core.types import AccountType, CustomerId, Side, Symbol, Trade, TradeId
 from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 
@@ -95,7 +96,7 @@ class Portfolio:
         conditions = self._conditions()
         rows = await self._database.fetch("account_figures", customer_id, conditions.today)
         account, own = _account(customer_id, rows), next(row for row in rows if row["asset"] == CASH)
-        figures = risk.margin_figures(account, conditions)
+        figures = credit.margin_figures(account, conditions)
         day_trades = await self._day_trades(customer_id, conditions.today)
         return {
             "customer_id": str(customer_id),
@@ -269,7 +270,7 @@ def _buy(customer_id: CustomerId, row: Sequence[Any]) -> Trade:
 
 def _buying_power(account: Account, conditions: Conditions) -> Money:
     """What may be spent on a symbol of ordinary rates: never more than the credit that the database allows."""
-    power = risk.spending_power(account, conditions)
+    power = credit.spending_power(account, conditions)
     return Money(max(0, min(power, account.cash.available - account.cash.floor)))
 
 
@@ -294,7 +295,7 @@ def _day_trading(account: Account, count: int, rule: DayTradingRule) -> Json:
     return {
         "day_trades": count,
         "day_trading_rule": rule,
-        "pattern_day_trader": count > risk.PDT_TRADES_MAX if applies else None,
+        "pattern_day_trader": count > PDT_TRADES_MAX if applies else None,
     }
 
 

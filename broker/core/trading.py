@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from broker.core import risk
+from broker.core import credit, risk
 from broker.core.account import Account, rests
 from broker.core.conditions import Conditions
+from broker.core.credit import Case
 from broker.core.messages import (
     CashMoved,
     MoveCash,
@@ -28,7 +29,6 @@ from broker.core.messages import (
 )
 from broker.core.money import Money, format_money, in_dollars
 from broker.core.postings import Entry
-from broker.core.risk import Case
 from broker.core.states import TERMINAL, change, note
 from broker.core.types import OrderType, Side, Status, Trade
 
@@ -253,7 +253,7 @@ def estimate(account: Account, command: PlaceTrade, conditions: Conditions) -> E
     trade = _new_trade(account, command, conditions)
     case = Case(account, trade, conditions)
     refused = list(risk.refusals((*risk.AT_PLACING, *risk.AT_START), case))
-    before = risk.spending_power(account, conditions)
+    before = credit.spending_power(account, conditions)
     if trade.side is Side.SELL:
         return _estimated_sale(case, before, refused)
     cost = case.cost
@@ -268,7 +268,7 @@ def _estimated_sale(case: Case, before: Money, refused: list[Refused]) -> Estima
     if price is None:
         return Estimate(None, None, Money(0), trade.quantity, before, before, refused)
     proceeds = Money(trade.quantity * price)
-    fees = risk.sale_fees(case, proceeds)
+    fees = credit.sale_fees(case, proceeds)
     return Estimate(price, Money(fees - proceeds), fees, trade.quantity, before, before, refused)
 
 
@@ -278,7 +278,7 @@ def _estimated_sale(case: Case, before: Money, refused: list[Refused]) -> Estima
 def move_cash(account: Account, command: MoveCash, conditions: Conditions) -> CashMoved | Refused:
     """Credit or debit; a debit takes only what is available, and on margin what the positions do not need."""
     if command.amount < 0:
-        most = risk.withdrawable(account, conditions)
+        most = credit.withdrawable(account, conditions)
         if -command.amount > most:
             figures = {"needed": format_money(Money(-command.amount)), "available": format_money(most)}
             return Refused(Refusal.INSUFFICIENT_FUNDS, f"less than {figures['needed']} is available.", figures)

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from broker.config import Config
-from broker.core import risk
+from broker.core import credit
 from broker.core.history import Period, Timeframe, first_id
 from broker.core.money import Money, format_money, parse_money
 from broker.core.types import CustomerId
@@ -136,7 +136,7 @@ async def test_open_orders_count_as_they_do_in_the_risk_checks(broker: Broker, d
     await eventually(held)
     now, owner = conditions(market=FixedMarket({"AAPL": "271.50"})), CustomerId(int(customer.customer_id))
     ledger = Ledger(database, 0, uuid4, lambda: now.today)
-    figures = risk.margin_figures((await ledger.load_accounts([owner]))[owner], now)
+    figures = credit.margin_figures((await ledger.load_accounts([owner]))[owner], now)
     await ledger.close()
     shown = await Portfolio(database, lambda: now).account(owner)
     assert money(shown["held"]) >= money("500.00")

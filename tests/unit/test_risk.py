@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from broker.core import risk, trading
+from broker.core import credit, risk, trading
 from broker.core.account import Account, Holding
 from broker.core.conditions import Conditions, DayTradingRule, Limits, Policy
+from broker.core.credit import Case
 from broker.core.fees import parse_fees
 from broker.core.margin import PAID_IN_FULL
 from broker.core.messages import MoveCash, Refusal, Refused, Step
 from broker.core.money import Money
-from broker.core.risk import Case
 from broker.core.types import AccountType, Side, Symbol, TimeInForce, Trade
 from tests.builders import (
     AAPL,
@@ -423,13 +423,16 @@ def test_the_worked_example_10000_dollars_buy_15000_of_shares() -> None:
     """docs: $10,000 buys up to $20,000; $15,000 of shares leave $5,000 of it; at $66 a share there is a call."""
     market = FixedMarket({"AAPL": "150", "MSFT": "50"})
     holder = account(cash="10000", type_=MARGIN, credit="50000")
-    assert risk.spending_power(holder, conditions(market)) == dollars("20000")
+    assert credit.spending_power(holder, conditions(market)) == dollars("20000")
     trade = working(holder, market, quantity=100, limit="150")
     accept(holder, trade)
-    assert risk.spending_power(holder, conditions(market)) == dollars("5000")
+    assert credit.spending_power(holder, conditions(market)) == dollars("5000")
     settle(holder, trade, fill(trade, 100, "150", type_="FILLED"))
-    assert (holder.cash.balance, risk.spending_power(holder, conditions(market))) == (-dollars("5000"), dollars("5000"))
-    assert risk.withdrawable(holder, conditions(market)) == 0
+    assert (holder.cash.balance, credit.spending_power(holder, conditions(market))) == (
+        -dollars("5000"),
+        dollars("5000"),
+    )
+    assert credit.withdrawable(holder, conditions(market)) == 0
     market.asks[AAPL] = dollars("66")
     refused = checked(holder, conditions(market), quantity=1, symbol="MSFT")
     assert refused is not None
