@@ -46,6 +46,7 @@ from broker.market import Feed, Quotes
 from broker.metrics import Metrics
 from broker.policy import limits_of, policy_of
 from broker.portfolio import Portfolio
+from broker.price_samples import PriceSamples
 from broker.reading import Reading
 from broker.router import Router, Venue, read_routes
 from broker.schema import install
@@ -158,7 +159,7 @@ def _assemble(
     credit_max = Money(config.margin_credit_max * UNITS_PER_DOLLAR)
     customers = Customers(database, authenticator, controls, uuid7, credit_max)
     reading = Reading(database)
-    portfolio = Portfolio(database, conditions)
+    portfolio, samples = Portfolio(database, conditions), PriceSamples(database, conditions)
     routes = [
         *TradesApi(shards, reading, authenticator, uuid7, config, metrics).routes(),
         *OrdersApi(shards, reading, updates, authenticator, uuid7, config, metrics).routes(),
@@ -170,7 +171,7 @@ def _assemble(
     ]
     work = [worker.run() for worker in workers]
     work += [_recover(directory, shards, config.recover_every_s), shards.expire()]
-    work += [controls.run(config.controls_every_s), portfolio.run_sampling(config.price_sample_s)]
+    work += [controls.run(config.controls_every_s), samples.run(config.price_sample_s)]
     for venue in router.venues.values():
         feed = Feed(venue.exchange.url, venue.quotes, session, config, random.Random())  # noqa: S311 - jitter
         work += [venue.desk.run_sending(), venue.desk.run_cancelling(), venue.desk.run_sweep(), feed.run()]

@@ -1,11 +1,9 @@
 """What a customer's account is worth: equity, margin, positions with their gains, and their history.
 
 Everything comes from the database at each call, with the quotes of the moment; equity and margin are reckoned by the
-functions that the risk checks decide with, so that what is shown is what is decided. The one thing written here are the
-price samples that histories are made of.
+functions that the risk checks decide with, so that what is shown is what is decided.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -19,7 +17,7 @@ from broker.core import cost_basis, credit
 from broker.core.account import Account, Holding
 from broker.core.activities import Activity, ActivityType, Made, Transfer, activities
 from broker.core.conditions import Conditions, DayTradingRule
-from broker.core.day_trades import DayTrades, first_counted_day, trade_date
+from broker.core.day_trades import DayTrades, first_counted_day
 from broker.core.history import (
     Held,
     Moved,
@@ -40,7 +38,7 @@ from broker.core.money import Money, format_money
 from broker.core.postings import CASH
 from broker.core.risk import PDT_TRADES_MAX
 from broker.core.types import AccountType, CustomerId, Side, Symbol, Trade, TradeId
-from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
+from broker.db import Database
 
 log = structlog.get_logger()
 
@@ -52,11 +50,6 @@ _SKEW = timedelta(hours=1)
 
 _LOOKUPS_MAX = 20_000
 """Prices that one query looks up: it has to be done before the client's time is up."""
-
-_SAMPLES_KEPT = timedelta(7)
-"""Price samples older than this are thinned to the last of each day."""
-
-_SOON_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,39 +204,6 @@ class Portfolio:
         market = self._conditions().market
         prices = {symbol: market.last(symbol) for symbol in symbols}
         return {symbol: price for symbol, price in prices.items() if price is not None}
-
-    # -------------------------------------------------------------- price samples
-
-    async def run_sampling(self, every_s: float) -> None:
-        """Keep the prices of what customers hold, for ever; what is old is thinned once a day."""
-        thinned: date | None = None
-        while True:
-            pause = every_s
-            try:
-                if not await self.sample():
-                    pause = min(every_s, _SOON_S)  # just after the start the quotes are not there yet
-                today = self._conditions().today
-                if today != thinned:
-                    await self.thin()
-                    thinned = today
-            except (DatabaseUnavailable, RefusedByDatabase) as error:
-                log.warning("portfolio.not_sampled", error=str(error))
-            await asyncio.sleep(pause)
-
-    async def sample(self) -> bool:
-        """Keep the prices of this moment; False where there was one to keep and none was known."""
-        symbols = [Symbol(row["symbol"]) for row in await self._database.fetch("held_symbols")]
-        prices = self._prices(symbols)
-        if prices:
-            await self._database.fetch("sample_prices", self._conditions().now, list(prices), list(prices.values()))
-        return bool(prices) or not symbols
-
-    async def thin(self) -> None:
-        """Of the days that are long past, keep the last sample of each."""
-        first_kept = trade_date(self._conditions().now - _SAMPLES_KEPT)
-        midnight = datetime.combine(first_kept, time(), NEW_YORK)
-        for row in await self._database.fetch("sampled_symbols"):
-            await self._database.fetch("thin_price_samples", row["symbol"], midnight)
 
 
 # ------------------------------------------------------------------ the account

@@ -16,6 +16,7 @@ from broker.core.types import CustomerId
 from broker.db import Database, query
 from broker.ledger import Ledger
 from broker.portfolio import Portfolio
+from broker.price_samples import PriceSamples
 from tests.builders import NOW, FixedMarket, conditions
 from tests.conftest import Broker, Client, eventually, run_broker
 
@@ -407,9 +408,9 @@ async def test_prices_of_what_is_held_are_sampled(broker: Broker, database: Data
     await filled(customer, "BUY", "MSFT", 1)
     await filled(customer, "SELL", "MSFT", 1)
     now = datetime.now(UTC)
-    portfolio = Portfolio(database, lambda: conditions(now=now, market=FixedMarket({"AAPL": "271.50", "MSFT": "5"})))
-    assert await portfolio.sample()
-    blind = Portfolio(database, lambda: conditions(now=now + timedelta(1), market=FixedMarket()))
+    market = FixedMarket({"AAPL": "271.50", "MSFT": "5"})
+    assert await PriceSamples(database, lambda: conditions(now=now, market=market)).sample()
+    blind = PriceSamples(database, lambda: conditions(now=now + timedelta(1), market=FixedMarket()))
     assert not await blind.sample()
     rows = await broker.fetch("SELECT symbol, price FROM price_sample WHERE at = $1", now)
     assert [tuple(row) for row in rows] == [("AAPL", 2_715_000)]
@@ -430,7 +431,7 @@ async def test_old_samples_are_thinned_to_the_last_of_each_day_in_new_york(datab
     connection = await asyncpg.connect(dsn, server_settings={"search_path": "broker"})
     rows = [(symbol, datetime.fromisoformat(at)) for at in times for symbol in ("AAPL", "MSFT")]
     await connection.executemany("INSERT INTO price_sample VALUES ($1, $2, 1)", rows)
-    await Portfolio(database, lambda: conditions(now=NOW)).thin()
+    await PriceSamples(database, lambda: conditions(now=NOW)).thin()
     for symbol in ("AAPL", "MSFT"):
         rows = await connection.fetch("SELECT at FROM price_sample WHERE symbol = $1 ORDER BY at", symbol)
         kept = [row["at"].strftime("%Y-%m-%dT%H:%M:%SZ") for row in rows]
