@@ -137,8 +137,8 @@ def _assemble(
     async def take(reports: Any) -> None:  # the desks and the shards know each other: the knot is tied here
         await shards.report(reports)
 
-    router = _router(config, url, exchange_url, session, take, metrics)
     controls = Controls(database, limits_of(config))
+    router = _router(config, url, exchange_url, session, take, controls, metrics)
     policy, updates = policy_of(config), Updates()
 
     def conditions() -> Conditions:
@@ -185,6 +185,7 @@ def _router(
     exchange_url: str,
     session: aiohttp.ClientSession,
     take: Callable[[Any], Awaitable[None]],
+    controls: Controls,
     metrics: Metrics,
 ) -> Router:
     """All exchanges: the one of --exchange first, then those of --venues."""
@@ -193,8 +194,9 @@ def _router(
     venues = []
     for name, base in {VENUE: exchange_url, **read_venues(config.venues)}.items():
         callback_url = callback if name == VENUE else f"{callback}/{name}"
-        exchange = HttpVenue(name, base, callback_url, session, config.webhook_body_max)
-        venues.append(Venue(name, exchange, Dispatcher(exchange, name, take, config, metrics, rng), Quotes()))
+        exchange = HttpVenue(name, base, callback_url, session, config.lookup_body_max)
+        desk = Dispatcher(exchange, name, take, config, metrics, rng, controls.why_not_sent)
+        venues.append(Venue(name, exchange, desk, Quotes()))
     names = {venue.name for venue in venues}
     try:
         routes = read_routes(config.routes, names.__contains__)

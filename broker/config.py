@@ -122,6 +122,9 @@ class Config:
         30.0, "orders for an exchange that has been away for so long are refused; before that they wait for it"
     )
     webhook_body_max: int = _setting(1024 * 1024, "bytes in a callback: 256 events of 400 bytes and some room")
+    lookup_body_max: int = _setting(
+        32 * 1024 * 1024, "bytes in the exchange's answer about 100 orders: 200,000 executions of theirs"
+    )
     webhook_events_max: int = _setting(256, "events in one callback")
     webhook_window_s: float = _setting(300.0, "an older signature is valid only with what the exchange says when asked")
 

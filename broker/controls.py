@@ -13,7 +13,8 @@ from functools import lru_cache
 import structlog
 
 from broker.core.conditions import Limits
-from broker.core.types import AccountType, CustomerId, Symbol
+from broker.core.messages import Refusal
+from broker.core.types import AccountType, CustomerId, Symbol, Trade
 from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 
 log = structlog.get_logger()
@@ -74,6 +75,15 @@ class Controls:
         changed = self._limits.get(type_scope(account_type), {}) | self._limits.get(customer_scope(customer_id), {})
         return replace(self._defaults, **changed)  # type: ignore[arg-type]
 
+    def why_not_sent(self, trade: Trade) -> str | None:
+        """Why an order that had started before a switch does not go out after it."""
+        if not self._on:
+            return None
+        stopped, halted = self.stopped(trade.customer_id), self.halted(trade.symbol)
+        if stopped is not None:
+            return f"{Refusal.TRADING_STOPPED}: {stopped}."
+        return None if halted is None else f"{Refusal.SYMBOL_HALTED}: {halted}."
+
     # -------------------------------------------------------------- what operators do
 
     def switches(self) -> Mapping[str, str]:
@@ -99,9 +109,16 @@ class Controls:
     async def release(self, scope: str) -> bool:
         """Turn a switch off; False where it was not on."""
         async with self._writing:
-            await self.database.fetch("release_control", scope)
-            self._unsaved.pop(scope, None)
+            unsaved = self._unsaved.pop(scope, None)
+            try:
+                await self.database.fetch("release_control", scope)
+            except BaseException:
+                if unsaved is not None:
+                    self._unsaved.setdefault(scope, unsaved)
+                raise
             self._changes += 1
+            if scope in self._unsaved:  # engaged again meanwhile: that one was told that it is on
+                return True
             log.warning("control.released", scope=scope)
             return self._on.pop(scope, None) is not None
 

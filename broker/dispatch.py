@@ -18,6 +18,7 @@ from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.account import may_rest, rests
 from broker.core.messages import Report, ReportType
+from broker.core.trading import ASKED
 from broker.core.types import CustomerId, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.exchange import Exchange, ExchangeUnavailable, Refused
@@ -30,6 +31,10 @@ _DOUBLINGS_MAX = 16
 """Past any sensible look_max_s; without a bound the power overflows after a day of asking."""
 
 
+_NOT_TAKEN = (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable, RefusedByDatabase)
+"""Why reports could not be taken in: the sweep asks again."""
+
+
 @dataclass(slots=True, eq=False)
 class _Watched:
     """A trade at work, and what we know of the exchange's knowing it."""
@@ -38,6 +43,8 @@ class _Watched:
     due: float = 0.0
     looks: int = 0
     sends: int = 0
+    sent_at: float = 0.0  # when the last copy was on its way
+    cancelling: bool = False  # its cancel is durable: the trade itself may be ahead of its commit
     taken: bool = False  # the exchange has said that it has this order
     denied_since: float | None = None
 
@@ -53,8 +60,10 @@ class Dispatcher:
         config: Config,
         metrics: Metrics,
         rng: random.Random,
+        stopped: Callable[[Trade], str | None] = lambda _: None,
     ) -> None:
         self._exchange = exchange
+        self._stopped = stopped
         self._venue = venue
         self._take = take
         self._config = config
@@ -68,6 +77,7 @@ class Dispatcher:
         self._has_cancels = asyncio.Event()
         self._down_since: float | None = None
         self._due: list[tuple[float, int, TradeId]] = []
+        self._again: deque[tuple[float, TradeId]] = deque(maxlen=config.recent_trades_max)
         self._ticket = 0
 
     # -------------------------------------------------------------- what the shards say
@@ -80,6 +90,9 @@ class Dispatcher:
 
     def cancel(self, trade: Trade) -> None:
         """What is left of the trade is to end: ask the exchange, until it has."""
+        watched = self._watched.get(trade.trade_id)
+        if watched is not None:
+            watched.cancelling = True
         self._cancels[trade.trade_id] = None
         self._has_cancels.set()
 
@@ -87,11 +100,16 @@ class Dispatcher:
         """A trade was found at work in the database: whether it was ever sent is not known, so ask."""
         self._own(trade)
         watched = self._watched.get(trade.trade_id)
-        if watched is not None:
-            watched.trade = trade
-            return
-        watched = self._watched[trade.trade_id] = _Watched(trade, sends=1)
-        self._look_at(watched, self._now())
+        if watched is None:
+            watched = self._watched[trade.trade_id] = _Watched(trade, sends=1, sent_at=self._now())
+            self._look_at(watched, self._now())
+        watched.trade = trade
+        if trade.cancel_requested:
+            self.cancel(trade)
+
+    def ask_again(self, report: Report) -> None:
+        """The exchange took back what we have not seen yet: ask for all of it, also where the trade ends meanwhile."""
+        self._again.append((self._now() + self._config.look_after_s, report.trade_id))
 
     def look_soon(self, trade_id: TradeId) -> None:
         """The exchange counts executions of this trade that we have not seen."""
@@ -140,7 +158,10 @@ class Dispatcher:
                 task.add_done_callback(lambda _: slots.release())
 
     async def _send(self, trade_ids: Sequence[TradeId]) -> None:
-        batch = [watched for trade_id in trade_ids if (watched := self._watched.get(trade_id)) is not None]
+        found = [watched for trade_id in trade_ids if (watched := self._watched.get(trade_id)) is not None]
+        batch = [watched for watched in found if self._unwanted(watched.trade) is None]
+        if len(batch) < len(found):
+            await self._do_not_send([watched for watched in found if watched not in batch])
         if not batch:
             return
         self._metrics.sent.inc(len(batch))
@@ -151,7 +172,7 @@ class Dispatcher:
             return
         finally:
             for watched in batch:
-                watched.sends += 1
+                watched.sends, watched.sent_at = watched.sends + 1, self._now()
         self._down_since = None
         refused = {w.trade.trade_id: a for w, a in zip(batch, answers, strict=True) if isinstance(a, Refused)}
         sent_before = [w.trade.trade_id for w in batch if w.trade.trade_id in refused and w.sends > 1]
@@ -164,13 +185,39 @@ class Dispatcher:
             trade_id = watched.trade.trade_id
             watched.taken = trade_id not in refused or trade_id in known
             self._look_later(watched)
-            if watched.trade.cancel_requested:
+            if watched.cancelling:
                 self.cancel(watched.trade)
         reports = [self._refusal(trade_id, answer) for trade_id, answer in refused.items() if trade_id not in known]
         # That it was taken lets the next trade start; of a market order the next word is its end anyway.
         reports += [self._acceptance(w.trade) for w in batch if w.taken and may_rest(w.trade)]
         if reports:
             await self._report(reports)
+
+    def _unwanted(self, trade: Trade) -> str | None:
+        """Why this order is not to go out any more: its cancel was asked for, or an operator has stopped it."""
+        watched = self._watched.get(trade.trade_id)
+        return ASKED if watched and watched.cancelling else self._stopped(trade)
+
+    async def _do_not_send(self, unwanted: Sequence[_Watched]) -> None:
+        """What never went out ends here; of what did go out once, the exchange is asked first."""
+        for watched in unwanted:
+            if watched.sends:
+                self._look_later(watched)
+        reports = [self._withdrawn(watched.trade) for watched in unwanted if not watched.sends]
+        if reports:
+            for watched in unwanted:  # where the reports cannot be taken now, the next look tries again
+                self._look_later(watched)
+            await self._report(reports)
+
+    def _withdrawn(self, trade: Trade) -> Report:
+        reason = self._unwanted(trade)
+        return Report(
+            trade.trade_id,
+            ReportType.CANCELLED,
+            self._venue,
+            filled_quantity=trade.filled_quantity,
+            reason=reason,
+        )
 
     def _acceptance(self, trade: Trade) -> Report:
         return Report(trade.trade_id, ReportType.ACCEPTED, self._venue)
@@ -224,7 +271,7 @@ class Dispatcher:
 
     def _look_later(self, watched: _Watched) -> None:
         """Twice as long after each look, to a bound, with jitter so that many do not come back at once."""
-        if rests(watched.trade) and not watched.trade.cancel_requested:
+        if rests(watched.trade) and not watched.cancelling:
             delay = self._config.rest_look_s
         else:
             doubled = self._config.look_after_s * 2 ** min(watched.looks, _DOUBLINGS_MAX)
@@ -252,8 +299,18 @@ class Dispatcher:
             overdue = self._overdue()
             if overdue:
                 await self._look(overdue)
+            elif self._again and self._again[0][0] <= self._now():
+                await self._ask_again()
             else:
                 await asyncio.sleep(0.02)
+
+    async def _ask_again(self) -> None:
+        _, trade_id = self._again.popleft()
+        try:
+            await self.ask([trade_id])
+        except (ExchangeUnavailable, *_NOT_TAKEN) as error:
+            log.warning("reports.not_taken", error=str(error), trade_id=str(trade_id))
+            self._again.append((self._now() + self._config.look_max_s, trade_id))
 
     async def ask(self, trade_ids: Sequence[TradeId]) -> None:
         """Ask about these trades now and take in what the exchange says of them.
@@ -282,7 +339,7 @@ class Dispatcher:
                 watched.taken, watched.denied_since = True, None
                 reports.extend(known)
                 self._look_later(watched)
-                if watched.trade.cancel_requested:
+                if watched.cancelling:
                     self.cancel(watched.trade)
         if reports:
             self._metrics.sweep_findings.labels("known").inc(len(reports))
@@ -291,6 +348,12 @@ class Dispatcher:
     def _denied(self, watched: _Watched) -> list[Report]:
         """The exchange does not know the order: send it, unless it had it before; then only when it insists."""
         now, trade = self._now(), watched.trade
+        if (
+            trade.venue != self._venue
+        ):  # it is at an exchange that is not configured any more: never to be sent here too
+            log.error("exchange.not_configured", venue=trade.venue, trade_id=str(trade.trade_id))
+            self._look_later(watched)
+            return []
         watched.denied_since = watched.denied_since or now
         had_it = watched.taken or trade.acknowledged or trade.filled_quantity > 0
         if had_it and now - watched.denied_since < self._config.forgotten_after_s:
@@ -302,11 +365,23 @@ class Dispatcher:
             log.error("exchange.lost_order_after_partial_fill", trade_id=str(trade.trade_id))
             self._look_later(watched)
             return [self._lost(trade)]
+        elif self._unwanted(trade) is not None:
+            return self._withdraw(watched)
         else:
             self._metrics.sweep_findings.labels("resent").inc()
             watched.taken, watched.denied_since = False, None
             self._queue(trade.trade_id)
         return []
+
+    def _withdraw(self, watched: _Watched) -> list[Report]:
+        """End an order that the exchange does not have and nobody wants, once no copy can be on its way any more."""
+        arrived = watched.sent_at + self._config.exchange_timeout_s
+        if self._now() < arrived:
+            self._look_at(watched, arrived)
+            return []
+        self._metrics.sweep_findings.labels("withdrawn").inc()
+        self._look_later(watched)
+        return [self._withdrawn(watched.trade)]
 
     def _lost(self, trade: Trade) -> Report:
         filled = trade.filled_quantity
@@ -317,5 +392,5 @@ class Dispatcher:
         """Take reports in; where that is not possible now, the sweep will ask again."""
         try:
             await self._take(reports)
-        except (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable, RefusedByDatabase) as error:
+        except _NOT_TAKEN as error:
             log.warning("reports.not_taken", error=str(error), reports=len(reports))

@@ -7,6 +7,7 @@ router is the one desk and the one market.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.core.messages import Report
 from broker.core.money import Money
 from broker.core.types import CustomerId, Symbol, Trade, TradeId
 from broker.dispatch import Dispatcher
@@ -81,6 +82,10 @@ class Router:
         """To whichever desk has it."""
         for venue in self.venues.values():
             venue.desk.look_soon(trade_id)
+
+    def ask_again(self, report: Report) -> None:
+        """To the desk of the venue that said it."""
+        self.venues[report.venue].desk.ask_again(report)
 
     def done(self, trade_id: TradeId) -> None:
         """To whichever desk has it."""

@@ -176,9 +176,13 @@ class Shard:
         self._filled.set()
 
     def _forget(self, items: Iterable[Item]) -> None:
-        for item in items:
-            if self._accounts.pop(item.customer_id, None) is not None:
-                self._open -= self._counted.pop(item.customer_id)
+        """Nothing that was decided on may be decided on again: finished trades change too, by late words."""
+        customers = {item.customer_id for item in items}
+        for customer_id in customers:
+            if self._accounts.pop(customer_id, None) is not None:
+                self._open -= self._counted.pop(customer_id)
+        for trade in [trade for trade in self._recent.values() if trade.customer_id in customers]:
+            del self._recent[trade.trade_id]
 
     async def _isolate(self, items: list[Item], error: Exception, *, advance: bool) -> None:
         """A rule is broken: find by whom, so that one poisoned command stops nobody else."""
@@ -225,9 +229,11 @@ class Shard:
             for account in (await self._store.load_accounts(sorted(missing))).values():
                 self._remember(account)
         known = Known()
-        trade_ids = [id_ for item in items for id_ in self._unknown_trades(item)]
-        if trade_ids:
-            known.trades = await self._store.trades_by_id(trade_ids)
+        wanted = {(item.customer_id, id_) for item in items for id_ in self._unknown_trades(item)}
+        if wanted:
+            found = await self._store.trades_by_id(sorted({id_ for _, id_ in wanted}))
+            # Somebody else's trade, which a customer may name, is none of this batch's business.
+            known.trades = {id_: trade for id_, trade in found.items() if (trade.customer_id, id_) in wanted}
             self._refuse_if_outdated(known.trades.values())
             for trade in known.trades.values():
                 if trade.status in TERMINAL:  # by a commit of ours that was not answered, or by another process
@@ -323,6 +329,10 @@ class Shard:
                 log.error("customer.restricted", customer_id=event.customer_id, reason=event.reason)
                 self._restrict(event.customer_id, event.reason)
         for anomaly, report in decided.anomalies:
+            if (
+                anomaly is Anomaly.UNKNOWN_EXECUTION
+            ):  # its execution may be on its way, and this word will not come again
+                self._desk.ask_again(report)
             self._metrics.anomalies.labels(anomaly.value).inc()
             log.error("exchange.anomaly", cause=anomaly.value, report=repr(report))
         for trade_id in decided.look_soon:

@@ -22,6 +22,7 @@ from broker.core.messages import (
     CancelTrade,
     EstimateTrade,
     PlaceTrade,
+    Refusal,
     Refused,
     ReplaceTrade,
     Step,
@@ -267,12 +268,15 @@ class OrdersApi:
         return outcome
 
     async def _placed(self, caller: Caller, placed: Placed, watch: Watch) -> web.Response:
-        await watch.until(_is_decided, self._config.order_wait_s)
+        if placed.trade.status not in TERMINAL:
+            await watch.until(_is_decided, self._config.order_wait_s)
         refused = next((event.refused for event in watch.events if event.refused), None)
         order = await self._found(self._reading.order(caller.customer_id, placed.trade.trade_id))
-        if refused is not None:
-            sentence, code = _sentence(refused.reason), str(refused.refusal).lower().replace(" ", "_")
-            raise ApiError(400, code, sentence, figures={**refused.figures, "order_id": order["id"], "order": order})
+        word = str(refused.refusal) if refused is not None else _refusal_in(order)
+        if word is not None:
+            figures = dict(refused.figures) if refused is not None else {}
+            code, sentence = word.lower().replace(" ", "_"), _sentence(order["reason"])
+            raise ApiError(400, code, sentence, figures={**figures, "order_id": order["id"], "order": order})
         return json_response(order, 201)
 
     def _order_id(self, request: web.Request) -> TradeId:
@@ -286,6 +290,12 @@ class OrdersApi:
         if found is None:
             raise _no_such_order()
         return found
+
+
+def _refusal_in(order: Json) -> str | None:
+    """The refusal of ours that an order ended with, where nobody heard of it: its commit was not answered in time."""
+    word = str(order["reason"]).partition(":")[0]
+    return word if order["status"] == "rejected" and word in set(Refusal) else None
 
 
 def _is_decided(events: list[TradeEvent]) -> bool:

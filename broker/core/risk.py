@@ -243,11 +243,18 @@ def pattern_day_trader(case: Case) -> Refused | None:
         return None
     if not account.day_trades.would_be_day_trade(today, case.trade.symbol, case.trade.side):
         return None
-    count, equity = account.day_trades.count(today), case.figures.equity
+    open_sales = {
+        each.symbol
+        for each in account.working.values()
+        if each.side is Side.SELL
+        and each.trade_id != case.trade.replaces
+        and account.day_trades.would_be_day_trade(today, each.symbol, Side.SELL)
+    }
+    count, equity = account.day_trades.count(today) + len(open_sales - {case.trade.symbol}), case.figures.equity
     if count < PDT_TRADES_MAX or equity >= policy.pdt_equity_min:
         return None
     detail = (
-        f"{count} day trades in 5 business days, and the equity is {in_dollars(equity)}: "
+        f"{count} day trades in 5 business days with those that are ordered, and the equity is {in_dollars(equity)}: "
         f"another one needs {in_dollars(policy.pdt_equity_min)}."
     )
     figures: dict[str, int | str] = {

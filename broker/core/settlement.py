@@ -17,7 +17,7 @@ from broker.core.messages import Anomaly, Event, Refusal, Repeat, Report, Report
 from broker.core.money import Money, average, in_dollars
 from broker.core.postings import Entry, EntryKind, fill_entry, suspense_entry
 from broker.core.states import TERMINAL, change
-from broker.core.trading import ASKED, REQUESTED, acknowledge, end, remark
+from broker.core.trading import ASKED, acknowledge, end, reason_of_cancel, remark
 from broker.core.types import AccountType, Fill, Side, Status, Trade
 
 MAX_PRICE_EXCEEDED = "max price exceeded"
@@ -207,7 +207,7 @@ def _ended(account: Account, trade: Trade, report: Report, conditions: Condition
 def _reason_of_end(account: Account, trade: Trade, report: Report) -> str:
     reason = report.reason or f"the exchange gave no reason ({report.type.lower()})"
     if reason == ASKED and trade.cancel_requested:
-        return REQUESTED
+        return reason_of_cancel(trade)
     if reason != MAX_PRICE_EXCEEDED:
         return reason
     held = in_dollars(Money(trade.hold))
@@ -353,6 +353,10 @@ def _cost_of_reversal(position: Holding, fill: Fill, entry: Entry) -> None:
     elif entry.shares > 0:  # of those that pay what is owed, nothing stays
         entry.cost = fill.value * (entry.shares + entry.owed_shares) // entry.shares
         entry.gain = entry.cost - fill.value
+    elif entry.kind is EntryKind.FILL:  # a corrected sale, of what there is
+        sold = min(-entry.shares - entry.owed_shares, position.balance)
+        cost_out = cost_basis.sell(position.cost, position.balance, sold, fill.value)[0] if sold else 0
+        entry.cost, entry.gain = -cost_out, fill.value - cost_out
     else:
         left = position.balance + entry.shares + entry.owed_shares
         entry.cost = -position.cost if left == 0 else -min(position.cost, fill.value)

@@ -36,6 +36,7 @@ PLACED_REASON = "Stored; its turn comes when your earlier trades are done."
 REQUESTED = "Cancelled at your request."
 ASKED = "asked"
 """The exchange's reason for a cancel that we asked for."""
+_NOT_YET = " Not yet: the exchange decides what has traded before."
 _REMEMBERED = timedelta(seconds=1)
 """How long the checks of conduct look back at least; a longer duplicate window lengthens it."""
 
@@ -153,12 +154,17 @@ def cancel(account: Account, trade: Trade, reason: str = REQUESTED) -> list[Trad
         account.waiting.remove(trade)
         return [end(trade, Status.CANCELLED, reason)]
     both = [trade, *(each for each in account.working.values() if each.replaces == trade.trade_id)]
-    return [_request_cancel(each) for each in both if not each.cancel_requested and each.status not in TERMINAL]
+    return [_request_cancel(each, reason) for each in both if not each.cancel_requested and each.status not in TERMINAL]
 
 
-def _request_cancel(trade: Trade) -> TradeEvent:
+def _request_cancel(trade: Trade, reason: str) -> TradeEvent:
     trade.cancel_requested = True
-    return remark(trade, Step.CANCEL_REQUESTED, "To be cancelled; the exchange decides what has traded before.")
+    return remark(trade, Step.CANCEL_REQUESTED, reason + _NOT_YET)
+
+
+def reason_of_cancel(trade: Trade) -> str:
+    """Why a trade that was to be cancelled is, as whoever asked for it said."""
+    return trade.reason.removesuffix(_NOT_YET) if trade.reason.endswith(_NOT_YET) else REQUESTED
 
 
 def replace(account: Account, old: Trade, command: ReplaceTrade, conditions: Conditions) -> list[TradeEvent] | Refused:

@@ -232,18 +232,59 @@ async def test_what_could_not_be_cancelled_is_asked_about_at_once() -> None:
         trade = a_resting_trade()
         here.exchange.ended = {trade.trade_id}
         here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.exchange.execute_answer = here.desk.cancel
         here.desk.send(trade)
-        trade.cancel_requested = True
         await eventually(lambda: _true(filled(trade) in here.taken), within_s=5)
 
 
 async def test_a_cancel_goes_out_after_its_order() -> None:
     async with floor() as here:
         trade = a_trade()
+        here.exchange.execute_answer = here.desk.cancel
         here.desk.send(trade)
-        trade.cancel_requested = True
-        here.desk.cancel(trade)
         await here.called(("execute", 1), ("cancel", 1))
+
+
+def withdrawn(trade: Trade, reason: str) -> Report:
+    return Report(trade.trade_id, ReportType.CANCELLED, "sim", reason=reason)
+
+
+async def test_what_was_cancelled_before_it_was_sent_is_not_sent() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.desk.send(trade)
+        here.desk.cancel(trade)
+        await here.heard(withdrawn(trade, "asked"))
+        assert here.exchange.calls == []
+
+
+async def test_what_is_cancelled_while_the_exchange_is_away_is_not_sent_when_it_comes_back() -> None:
+    """Only once no copy can be on its way any more: the exchange is asked, and asked again."""
+    async with floor(exchange_timeout_s=0.2) as here:
+        trade = a_trade()
+        here.exchange.execute_fails, here.exchange.lookup_fails = 1, 2
+        here.desk.send(trade)
+        await here.called(("execute", 1))
+        here.desk.cancel(trade)
+        await here.heard(withdrawn(trade, "asked"))
+        assert here.exchange.calls.count(("execute", 1)) == 1
+
+
+async def test_after_a_switch_nothing_goes_out_that_it_covers() -> None:
+    async with floor(exchange_timeout_s=0.1) as here:
+        first, second = a_trade(), a_trade()
+        second.trade_id = TradeId(type(second.trade_id)(int=2))
+        here.exchange.execute_fails = 1
+        here.desk.send(first)
+        await here.called(("execute", 1))
+        here.desk._stopped = lambda _: "trading stopped: wrong prices."
+        here.desk.send(second)
+        await eventually(lambda: _true(len(here.taken) == 2))
+        assert here.taken == [
+            withdrawn(second, "trading stopped: wrong prices."),
+            withdrawn(first, "trading stopped: wrong prices."),
+        ]
+        assert [call for call in here.exchange.calls if call[0] == "execute"] == [("execute", 1)]
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), RefusedByDatabase("no", None), DatabaseUnavailable("away")])
@@ -315,3 +356,36 @@ async def test_executions_that_never_come_are_not_asked_for_without_a_pause() ->
             here.desk.look_soon(trade.trade_id)
             await asyncio.sleep(0.005)
         assert len(here.exchange.calls) < 6
+
+
+async def test_a_cancel_that_is_not_durable_yet_is_not_asked_for() -> None:
+    """The trade is the shard's, and ahead of its commit: only what the desk was told counts."""
+    async with floor() as here:
+        trade = a_resting_trade()
+        trade.acknowledged = True
+        here.exchange.states[trade.trade_id] = []
+        here.desk.watch(trade)
+        trade.cancel_requested = True
+        await here.called(("lookup", 1))
+        await asyncio.sleep(0.1)
+        assert ("cancel", 1) not in here.exchange.calls
+        here.desk.watch(trade)  # read again from the database, where it is requested
+        await eventually(lambda: _true(("cancel", 1) in here.exchange.calls))
+
+
+async def test_what_was_taken_back_too_early_is_asked_for_although_the_trade_has_ended() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.desk.done(trade.trade_id)
+        here.desk.ask_again(Report(trade.trade_id, ReportType.BUSTED, "sim", "e1"))
+        await here.heard(filled(trade))
+
+
+async def test_an_order_of_another_exchange_is_never_sent_here() -> None:
+    async with floor(forgotten_after_s=0.1) as here:
+        trade = a_trade()
+        trade.venue = "gone"
+        here.desk.watch(trade)
+        await here.called(*[("lookup", 1)] * 4)
+        assert here.taken == []

@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from broker.auth import new_key
 from broker.batch import Booked, Cancelling, Overloaded, Placed
 from broker.config import Config
+from broker.core import trading
 from broker.core.conditions import Conditions, Policy
 from broker.core.messages import (
     Anomaly,
@@ -64,6 +65,7 @@ class RecordingDesk:
         self.sent: list[TradeId] = []
         self.watched: list[TradeId] = []
         self.cancels: list[TradeId] = []
+        self.asked: list[TradeId] = []
         self.over: list[TradeId] = []
         self.trades: dict[TradeId, Trade] = {}
 
@@ -80,6 +82,9 @@ class RecordingDesk:
 
     def look_soon(self, trade_id: TradeId) -> None:
         raise AssertionError("nobody counts executions that we have not seen")
+
+    def ask_again(self, report: Report) -> None:
+        self.asked.append(report.trade_id)
 
     def done(self, trade_id: TradeId) -> None:
         self.over.append(trade_id)
@@ -515,7 +520,7 @@ async def test_a_lost_commit_of_a_cancel_is_done_exactly_once_and_reaches_the_ex
     outcome = await bench.shard.submit(customer, CancelTrade(customer, trade.trade_id))
     assert isinstance(outcome, Cancelling)
     asked = bench.desk.cancels == [trade.trade_id] or bench.desk.trades[trade.trade_id].cancel_requested
-    assert asked, "found requested in the database, the desk asks for it at its next look"
+    assert asked, "found requested in the database when it watches the trade again, the desk asks for it"
     await bench.shard.submit(customer, said(trade, ReportType.CANCELLED))
     steps = await bench.fetch("SELECT step::text FROM event ORDER BY number")
     assert [row["step"] for row in steps] == ["placed", "started", "accepted", "cancel_requested", "ended"]
@@ -558,3 +563,42 @@ async def test_what_the_exchange_took_back_and_the_customer_has_not_restricts_it
     assert (await bench.fetch("SELECT count(*) FROM bust"))[0][0] == 1
     owed = await bench.fetch("SELECT balance FROM account WHERE owner_id = -4 AND asset = 'AAPL'")
     assert owed[0]["balance"] == -1
+
+
+@pytest.mark.parametrize("plan", [["before"], ["after"]])
+async def test_a_late_word_about_a_finished_trade_survives_a_lost_commit(bench: Bench, plan: list[str]) -> None:
+    """The trade among the recent ones was changed by the attempt that failed: it is read again."""
+    customer = await bench.customer("1000")
+    placed = await bench.place(customer)
+    await bench.fill(placed.trade, "e1", "190")
+    bench.store.plan = plan
+    bust = Report(placed.trade.trade_id, ReportType.BUSTED, "sim", "e1")
+    await bench.shard.submit(customer, bust)
+    assert (await bench.fetch("SELECT count(*) FROM bust"))[0][0] == 1
+    late = Report(placed.trade.trade_id, ReportType.FILLED, "sim", "e2", Fill(1, dollars("190")), 2)
+    bench.store.plan = plan
+    await bench.shard.submit(customer, late)
+    assert [row["suspense"] for row in await bench.fetch("SELECT suspense FROM execution ORDER BY at")] == [False, True]
+    await bench.books_are_right()
+
+
+async def test_a_bust_that_overtakes_its_execution_is_asked_for_again(bench: Bench) -> None:
+    customer = await bench.customer("1000")
+    placed = await bench.place(customer)
+    bust = Report(placed.trade.trade_id, ReportType.BUSTED, "sim", "e1")
+    await bench.shard.submit(customer, bust)
+    assert bench.desk.asked == [placed.trade.trade_id]
+
+
+async def test_somebody_elses_trade_stops_no_shard(bench: Bench) -> None:
+    """Another worker wrote the other customer, and this one names its trade."""
+    mine, other = await bench.customer(), await bench.customer()
+    await bench.place(other)
+    late = Ledger(bench.database, 0, uuid7, NOW.date)
+    account = (await late.load_accounts([other]))[other]
+    world = bench.conditions()
+    command = PlaceTrade(TradeId(uuid7()), other, Symbol("AAPL"), Side.BUY, 1)
+    events = trading.place(account, command, world)
+    await late.commit(datetime.now(UTC), {other: account.version}, events)
+    await late.close()
+    assert await bench.shard.submit(mine, CancelTrade(mine, command.trade_id)) is None

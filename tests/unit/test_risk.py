@@ -488,7 +488,7 @@ def day_trader(equity: str, trades: int = 3) -> Account:
 def test_the_fourth_day_trade_under_25000_dollars_is_refused() -> None:
     refused = checked(day_trader("24999.99"), conditions(MARKET, policy=PDT), SELL)
     assert refused is not None
-    words = "3 day trades in 5 business days, and the equity is $24,999.99: another one needs $25,000.00."
+    words = "3 day trades in 5 business days with those that are ordered, and the equity is $24,999.99: another one needs $25,000.00."
     assert (refused.refusal, refused.detail) == (Refusal.PDT_LIMIT_REACHED, words)
     assert refused.figures == {"day_trades": 3, "equity": "24999.99", "needed": "25000.00"}
 

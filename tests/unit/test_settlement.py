@@ -452,3 +452,15 @@ def test_the_fees_of_a_sale_take_no_more_than_it_brings() -> None:
     outcomes = hear(holder, trade, fill(trade, 1, "0.40"), COMMISSION)
     assert posted(outcomes)[0][FEES, CASH] == dollars("0.40")
     assert figures(holder) == (0, 9, 0)
+
+
+def test_58_a_corrected_sale_leaves_cost_and_gain_as_if_it_had_been_right_at_once() -> None:
+    holder = account(cash="2000")
+    bought = working(holder, MARKET, quantity=20, limit="100")
+    hear(holder, bought, fill(bought, 20, "100", "b"))
+    sold = working(holder, MARKET, Side.SELL, 10)
+    hear(holder, sold, fill(sold, 10, "150", "s"))
+    report = Report(sold.trade_id, ReportType.CORRECTED, "sim", "s2", Fill(10, dollars("151")), 10, corrects="s")
+    hear(holder, sold, report)
+    position = holder.positions[AAPL]
+    assert (position.balance, position.cost, position.gain) == (10, dollars("1000"), dollars("510"))
