@@ -22,7 +22,7 @@ dev: $(VENV)/.dev ## the environment with the tools for tests and checks
 # The stamps hold what was installed: a changed lock installs again, an unchanged one costs nothing.
 $(VENV)/.run: requirements/run.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stockbroker needs Python 3.11 or newer; this is %s. Name another: make run PYTHON=python3.12" % sys.version.split()[0])'
-	@echo "Setting up $(VENV) (once; about half a minute) ..."
+	@echo "Setting up $(VENV) (once; about half a minute) ..." >&2
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo 'Python has no working venv; on Debian: apt-get install python3-venv' >&2; exit 1; }
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/run.lock
 	@$(PIP) install --no-build-isolation --no-deps --editable .

@@ -320,7 +320,7 @@ class Batch:
         before = len(self._decided.events)
         self._decided.events.extend(islice(steps, self._steps_left))
         self._steps_left -= len(self._decided.events) - before
-        if account.waiting and account.turn is None:
+        if account.waiting and trading.may_start(account, self._conditions):
             self._decided.unfinished.append(account.customer_id)
 
     def _note_margin(self) -> None:

@@ -31,6 +31,9 @@ _DOUBLINGS_MAX = 16
 """Past any sensible look_max_s; without a bound the power overflows after a day of asking."""
 
 
+_ACCEPT_AFTER_S = 0.05
+"""By then the exchange's own word on an order that it took has usually come: that it rests, or that it has traded."""
+
 _NOT_TAKEN = (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable, RefusedByDatabase)
 """Why reports could not be taken in: the sweep asks again."""
 
@@ -77,6 +80,7 @@ class Dispatcher:
         self._has_cancels = asyncio.Event()
         self._down_since: float | None = None
         self._due: list[tuple[float, int, TradeId]] = []
+        self._accepted: deque[tuple[float, TradeId]] = deque()  # no more than are watched
         self._again: deque[tuple[float, TradeId]] = deque(maxlen=config.recent_trades_max)
         self._ticket = 0
 
@@ -187,9 +191,20 @@ class Dispatcher:
             self._look_later(watched)
             if watched.cancelling:
                 self.cancel(watched.trade)
+            if watched.taken and may_rest(watched.trade):
+                self._accepted.append((self._now() + _ACCEPT_AFTER_S, trade_id))
         reports = [self._refusal(trade_id, answer) for trade_id, answer in refused.items() if trade_id not in known]
-        # That it was taken lets the next trade start; of a market order the next word is its end anyway.
-        reports += [self._acceptance(w.trade) for w in batch if w.taken and may_rest(w.trade)]
+        if reports:
+            await self._report(reports)
+
+    async def _accept(self) -> None:
+        """That an order was taken lets the customer's next one start, also where the exchange's own word was lost."""
+        now = self._now()
+        reports = []
+        while self._accepted and self._accepted[0][0] <= now:
+            watched = self._watched.get(self._accepted.popleft()[1])
+            if watched is not None and not watched.trade.acknowledged:
+                reports.append(Report(watched.trade.trade_id, ReportType.ACCEPTED, self._venue))
         if reports:
             await self._report(reports)
 
@@ -218,9 +233,6 @@ class Dispatcher:
             filled_quantity=trade.filled_quantity,
             reason=reason,
         )
-
-    def _acceptance(self, trade: Trade) -> Report:
-        return Report(trade.trade_id, ReportType.ACCEPTED, self._venue)
 
     def _refusal(self, trade_id: TradeId, answer: Refused) -> Report:
         return Report(trade_id, ReportType.REJECTED, self._venue, reason=answer.reason)
@@ -299,6 +311,8 @@ class Dispatcher:
             overdue = self._overdue()
             if overdue:
                 await self._look(overdue)
+            elif self._accepted and self._accepted[0][0] <= self._now():
+                await self._accept()
             elif self._again and self._again[0][0] <= self._now():
                 await self._ask_again()
             else:

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import msgspec
 import orjson
@@ -205,7 +205,8 @@ def _sentence(message: str, type_: type) -> str:
     what, _, path = message.partition(" - at `$.")
     name = path.rstrip("`").partition(".")[0]
     hint = get_type_hints(type_, include_extras=True).get(name)
-    for meta in getattr(hint, "__metadata__", ()):
+    hints = [hint, *get_args(hint)]  # of a field that may be null, the description stands in the union
+    for meta in [meta for each in hints for meta in getattr(each, "__metadata__", ())]:
         if isinstance(meta, msgspec.Meta) and meta.description:
             return f"{name} must be {meta.description}."
     return f"{what} in {name}." if name else f"{what[:200]}."  # what a client made long stays out of the answer

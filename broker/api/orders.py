@@ -268,10 +268,12 @@ class OrdersApi:
         return outcome
 
     async def _placed(self, caller: Caller, placed: Placed, watch: Watch) -> web.Response:
-        if placed.trade.status not in TERMINAL:
-            await watch.until(_is_decided, self._config.order_wait_s)
+        trade = placed.trade
+        if trade.status not in TERMINAL:
+            at_once = trade.time_in_force in {TimeInForce.IOC, TimeInForce.FOK}
+            await watch.until(_has_ended if at_once else _is_decided, self._config.order_wait_s)
         refused = next((event.refused for event in watch.events if event.refused), None)
-        order = await self._found(self._reading.order(caller.customer_id, placed.trade.trade_id))
+        order = await self._found(self._reading.order(caller.customer_id, trade.trade_id))
         word = str(refused.refusal) if refused is not None else _refusal_in(order)
         if word is not None:
             figures = dict(refused.figures) if refused is not None else {}

@@ -165,6 +165,8 @@ def order_value(case: Case) -> Refused | None:
 def price_collar(case: Case) -> Refused | None:
     """A limit far on the wrong side of the quote would trade at a price that nobody meant."""
     limit, quote, away = case.trade.limit_price, case.quote, case.limits.price_away_bps
+    if case.trade.stop_price is not None:  # by then the market will be there
+        quote = case.trade.stop_price
     if limit is None or quote is None:
         return None
     buys = case.trade.side is Side.BUY
@@ -172,6 +174,7 @@ def price_collar(case: Case) -> Refused | None:
     if limit <= worst if buys else limit >= worst:
         return None
     side, words = ("ask", "at most") if buys else ("bid", "at least")
+    side = side if case.trade.stop_price is None else "stop"
     detail = f"the limit is {in_dollars(limit)}, the {side} {in_dollars(quote)}: {words} {in_dollars(worst)} is taken."
     figures = {"limit_price": format_money(limit), side: format_money(quote), "worst": format_money(worst)}
     return Refused(Refusal.PRICE_TOO_FAR, detail, figures)

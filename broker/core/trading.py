@@ -94,8 +94,19 @@ def _remember(account: Account, trade: Trade, conditions: Conditions) -> None:
 
 def start_next(account: Account, conditions: Conditions) -> Iterator[TradeEvent]:
     """Start the trades whose turn it is: one goes to work, those before it that cannot are refused."""
-    while account.waiting and account.turn is None:
+    while account.waiting and may_start(account, conditions):
         yield start(account, account.waiting.popleft(), conditions)
+
+
+def may_start(account: Account, conditions: Conditions) -> bool:
+    """Whether it is the next trade's turn: none is at work before it, or only one whose exchange has gone away.
+
+    An exchange that is down for long must not hold up a customer's trades at others; for its own, the checks say no.
+    """
+    if account.turn is None:
+        return True
+    at_work = account.working[account.turn]
+    return not conditions.market.is_reachable(at_work.symbol)
 
 
 def start(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:

@@ -196,8 +196,8 @@ def a_resting_trade() -> Trade:
 
 
 async def test_that_a_limit_order_was_taken_is_reported_at_once() -> None:
-    """So that the customer's next trade need not wait for a callback."""
-    async with floor() as here:
+    """So that the customer's next trade need not wait for a callback that was lost."""
+    async with floor(look_after_s=10) as here:
         trade = a_resting_trade()
         here.desk.send(trade)
         await here.heard(Report(trade.trade_id, ReportType.ACCEPTED, "sim"))

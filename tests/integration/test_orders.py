@@ -115,13 +115,18 @@ async def test_an_order_that_can_trade_at_its_limit_does_so_at_the_better_price(
     assert await cash(customer) == (f"{100_000 - float(filled['average_price']):.2f}", "0.00")
 
 
-async def test_an_immediate_order_that_cannot_trade_is_cancelled(broker: Broker) -> None:
+async def test_an_immediate_order_is_answered_with_its_end(broker: Broker) -> None:
     customer = await broker.customer()
     for time_in_force in ("ioc", "fok"):
-        status, placed = await order(customer, order_type="limit", price="150", time_in_force=time_in_force)
-        assert status == 201
-        await becomes(customer, placed["id"], "cancelled")
-    assert await cash(customer) == ("100000.00", "0.00")
+        for price, word in (("150", "cancelled"), ("350", "filled")):
+            status, placed = await order(
+                customer, order_type="limit", price=price, time_in_force=time_in_force, quantity=1
+            )
+            assert (status, placed["status"]) == (201, word)
+            if word == "filled":
+                _, sold = await order(customer, side="sell", quantity=1)
+                await becomes(customer, sold["id"], "filled")
+    assert (await cash(customer))[1] == "0.00"
 
 
 async def test_a_stop_order_waits_and_holds_its_cash(broker: Broker) -> None:

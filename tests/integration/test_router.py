@@ -84,6 +84,21 @@ async def test_an_exchange_that_is_down_is_said_so_and_holds_up_no_other(
         assert ended[0][0] <= 1
 
 
+async def test_an_exchange_that_stays_away_does_not_hold_up_a_customers_trades_at_the_other(
+    broker: Broker, west: SimulatedExchange
+) -> None:
+    customer = await broker.customer()
+    _, resting = await order(customer, symbol="MSFT", quantity=1, order_type="limit", price="300.00")
+    await west.stop()
+    _, stuck = await order(customer, symbol="MSFT", quantity=1, order_type="limit", price="301.00")
+    assert (resting["status"], stuck["status"]) == ("submitted", "validated")
+    await asyncio.sleep(0.5)
+    _, filled = await order(customer, symbol="AAPL", quantity=1)
+    await becomes(customer, filled["id"], "filled")
+    status, answer = await customer.call("DELETE", f"/api/v1/orders/{stuck['id']}")
+    assert (status, answer["cancel_requested"]) == (202, True)
+
+
 async def test_readiness_names_what_does_not_answer(broker: Broker, west: SimulatedExchange) -> None:
     assert (await broker.stranger.call("GET", "/readyz"))[0] == 200
     await west.stop()

@@ -488,7 +488,10 @@ def day_trader(equity: str, trades: int = 3) -> Account:
 def test_the_fourth_day_trade_under_25000_dollars_is_refused() -> None:
     refused = checked(day_trader("24999.99"), conditions(MARKET, policy=PDT), SELL)
     assert refused is not None
-    words = "3 day trades in 5 business days with those that are ordered, and the equity is $24,999.99: another one needs $25,000.00."
+    words = (
+        "3 day trades in 5 business days with those that are ordered, and the equity is $24,999.99: "
+        "another one needs $25,000.00."
+    )
     assert (refused.refusal, refused.detail) == (Refusal.PDT_LIMIT_REACHED, words)
     assert refused.figures == {"day_trades": 3, "equity": "24999.99", "needed": "25000.00"}
 
@@ -575,3 +578,12 @@ def test_a_case_without_a_position_has_none_to_sell() -> None:
     holder = account()
     trade = Trade(trade_id(1), holder.customer_id, 1, AAPL, SELL, 1, NOW, "sim")
     assert Case(holder, trade, conditions(MARKET)).shares == 0
+
+
+def test_the_limit_of_a_stop_limit_order_is_measured_from_its_stop() -> None:
+    """A protective sale far below the market is what such an order is for."""
+    holder = account(shares={"AAPL": 20})
+    assert checked(holder, conditions(MARKET), Side.SELL, limit="39", stop="40") is None
+    refused = checked(holder, conditions(MARKET), Side.SELL, limit="15", stop="40")
+    assert refused is not None
+    assert refused.detail == "the limit is $15.00, the stop $40.00: at least $20.00 is taken."
