@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Awaitable, Mapping
-from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from broker.api.amounts import read_dollars
 from broker.auth import Authenticator, NewKey
 from broker.batch import Booked
 from broker.config import Config
 from broker.core.messages import MoveCash, Refused
-from broker.core.money import Money, format_money, parse_money
+from broker.core.money import Money, format_money
 from broker.core.types import AccountType, CustomerId
 from broker.customers import Customers, NoSuchCustomer
 from broker.http import ApiError, convert, json_response, parse_json, read_body
@@ -198,21 +198,7 @@ def _customer_id(request: web.Request) -> CustomerId:
 
 def _amount(name: str, value: Any, least: int) -> Money:
     """Raises ApiError 400 for what is not an exact amount of dollars from `least` units to the limit."""
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise ApiError(400, "invalid_request", f'{name} must be an amount in dollars, like "100000.00".')
-    try:
-        amount = parse_money(value if isinstance(value, str) else _plain(value))
-    except ValueError as error:
-        raise ApiError(400, "invalid_request", f"{name} is not an amount: {error}.") from error
-    if not least <= amount <= _DEPOSIT_MAX:
-        sentence = f"{name} must be {'at least' if least == 0 else 'above'} 0 and at most {format_money(_DEPOSIT_MAX)}."
-        raise ApiError(400, "invalid_request", sentence)
-    return amount
-
-
-def _plain(number: int | Decimal) -> str:
-    """The number's digits; an int that is far too long to be an amount is not written out."""
-    return str(number) if not isinstance(number, int) or abs(number) < 10**15 else "too large"
+    return read_dollars(name, value, least, _DEPOSIT_MAX, "100000.00")
 
 
 def _key(key: NewKey) -> Json:

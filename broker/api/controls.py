@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from broker.api.amounts import read_dollars
 from broker.auth import Authenticator
 from broker.config import Config
 from broker.controls import ALL, Controls, customer_scope, type_scope
 from broker.core.corporate import ActionKind, CorporateAction
-from broker.core.money import MONEY_MAX, Money, format_money, parse_money
+from broker.core.money import MONEY_MAX, Money, format_money
 from broker.core.types import PRICE_MAX, SYMBOL_PATTERN, AccountType, CustomerId, Symbol
 from broker.corporate_actions import AnotherEvent, CannotBeCarriedOut, CorporateActions, Done, NotFinished
 from broker.customers import Customers, NoSuchCustomer
@@ -301,17 +301,7 @@ def _limits(wanted: LimitsRequest) -> dict[str, int | None]:
 
 
 def _dollars(name: str, value: Any, least: int, most: Money) -> Money:
-    """Raises ApiError 400 for what is not an exact amount of dollars within these bounds."""
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise ApiError(400, "invalid_request", f'{name} must be an amount in dollars, like "0.24".')
-    try:
-        amount = parse_money(value if isinstance(value, str) else str(value)[:40])
-    except ValueError as error:
-        raise ApiError(400, "invalid_request", f"{name} is not an amount: {error}.") from error
-    if not least <= amount <= most:
-        sentence = f"{name} must be {'at least' if least == 0 else 'above'} 0 and at most {format_money(most)}."
-        raise ApiError(400, "invalid_request", sentence)
-    return amount
+    return read_dollars(name, value, least, most, "0.24")
 
 
 # ------------------------------------------------------------------ corporate actions

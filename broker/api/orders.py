@@ -6,13 +6,13 @@ once what became of it; whatever it says is read from the database.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
+from broker.api.amounts import read_money
 from broker.api.query import bad_query, only_known, read_number, read_symbol, read_time
 from broker.auth import Authenticator, Caller
 from broker.batch import Cancelling, Placed, Taken
@@ -28,7 +28,7 @@ from broker.core.messages import (
     Step,
     TradeEvent,
 )
-from broker.core.money import Money, format_money, is_on_tick, parse_money
+from broker.core.money import Money, format_money, is_on_tick
 from broker.core.states import TERMINAL
 from broker.core.trading import Estimate
 from broker.core.types import (
@@ -329,12 +329,7 @@ def _price(name: str, value: Any) -> Money | None:
     """Raises ApiError 400 for what is not an exact price on the grid: cents from $1, $0.0001 below (SEC Rule 612)."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise ApiError(400, "invalid_request", f'{name} must be a price in dollars, like "190.20".')
-    try:
-        price = parse_money(value if isinstance(value, str) else str(value)[:40])
-    except ValueError as error:
-        raise ApiError(400, "invalid_request", f"{name} is not a price: {error}.") from error
+    price = read_money(name, value, "a price", "190.20")
     if not 0 < price <= PRICE_MAX:
         raise ApiError(400, "invalid_request", f"{name} must be above 0 and at most {format_money(PRICE_MAX)}.")
     if not is_on_tick(price):

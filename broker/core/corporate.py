@@ -104,9 +104,11 @@ def _split(position: Holding, action: CorporateAction) -> tuple[Move, ...]:
     """Whole new shares; a fraction is sold back at the price of a share, rounded down, with its part of the cost."""
     shares, fraction = cost_basis.split(position.balance, action.numerator, action.denominator)
     cash = cost_basis.cash_in_lieu(fraction, action.denominator, action.price)
-    cost_out = position.cost * fraction // (position.balance * action.numerator)
+    cost_out, gain = Money(0), Money(0)
+    if fraction:
+        cost_out, gain = cost_basis.sell(position.cost, position.balance * action.numerator, fraction, cash)
     return (
-        Move(action.symbol, shares - position.balance, -cost_out, cash - cost_out),
+        Move(action.symbol, shares - position.balance, -cost_out, gain),
         Move(CASH, cash),
     )
 

@@ -148,10 +148,7 @@ def _is_too_dear(trade: Trade, fill: Fill) -> bool:
 
 def _book(account: Account, trade: Trade, fill: Fill) -> Entry:
     """Move the fill's cash and shares, out of what the trade has reserved."""
-    position = account.positions.get(trade.symbol)
-    is_first = position is None
-    if position is None:
-        position = account.positions[trade.symbol] = Holding()
+    position, is_first = _position(account, trade)
     if trade.side is Side.BUY:
         paid = fill.value + fill.fee
         trade.hold -= paid
@@ -166,6 +163,15 @@ def _book(account: Account, trade: Trade, fill: Fill) -> Entry:
     entry.is_first = is_first
     _apply(account, position, entry)
     return entry
+
+
+def _position(account: Account, trade: Trade) -> tuple[Holding, bool]:
+    """The trade's position, and whether it is the customer's first of this symbol."""
+    position = account.positions.get(trade.symbol)
+    if position is not None:
+        return position, False
+    position = account.positions[trade.symbol] = Holding()
+    return position, True
 
 
 def _apply(account: Account, position: Holding, entry: Entry) -> None:
@@ -323,10 +329,7 @@ def _reverse(account: Account, trade: Trade, fill: Fill, entry: Entry) -> None:
     """Book what changes hands after the fact; what the customer does not have any more, it owes the broker."""
     if fill.suspense:
         return
-    position = account.positions.get(trade.symbol)
-    if position is None:
-        position = account.positions[trade.symbol] = Holding()
-        entry.is_first = True
+    position, entry.is_first = _position(account, trade)
     entry.owed_cash += max(0, -entry.cash - max(0, account.cash.available - account.cash.floor))
     entry.owed_shares += max(0, -entry.shares - max(0, position.available))
     _cost_of_reversal(position, fill, entry)
