@@ -33,7 +33,7 @@ CREATE TABLE schema_version (
     version int PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
-INSERT INTO schema_version (version) VALUES (2);
+INSERT INTO schema_version (version) VALUES (3);
 
 ---------------------------------------------------------------- customers
 
@@ -231,15 +231,38 @@ CREATE TABLE bust (  -- an execution that the exchange took back; its own row st
 );
 
 CREATE TABLE event (
+    customer_id bigint NOT NULL,
+    seq bigint NOT NULL CHECK (seq > 0),  -- the customer's 1st, 2nd, 3rd ... event, in the order of commits: no gaps
     trade_id uuid NOT NULL,
-    number int NOT NULL CHECK (number > 0),
+    number int NOT NULL CHECK (number > 0),  -- the trade's 1st, 2nd, 3rd ... event
     step step NOT NULL,
-    status trade_status NOT NULL,
+    status trade_status NOT NULL,  -- this and the next four: the trade as it was then
     reason text NOT NULL,
+    filled_quantity bigint NOT NULL,
+    filled_value bigint NOT NULL,
+    acknowledged boolean NOT NULL,
+    cancel_requested boolean NOT NULL,
     execution_id text,
     at timestamptz NOT NULL,
-    PRIMARY KEY (trade_id, number)
+    PRIMARY KEY (customer_id, seq)  -- what a client that was away reads on from
 );
+
+-- Where a customer wants to be told of its events. The events themselves are the queue: `delivered` is how far it got.
+CREATE TABLE webhook (
+    webhook_id uuid PRIMARY KEY,
+    customer_id bigint NOT NULL REFERENCES customer,
+    url text NOT NULL CHECK (length(url) BETWEEN 1 AND 2000),
+    secret bytea NOT NULL CHECK (octet_length(secret) BETWEEN 24 AND 64),  -- we sign with it: a hash would not do
+    delivered bigint NOT NULL CHECK (delivered >= 0),  -- the seq of the newest event that was taken
+    failures int NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- in a row
+    failing_since timestamptz,
+    last_error text,
+    next_try_at timestamptz NOT NULL DEFAULT now(),  -- also a lease: a process at work on it has put it off
+    disabled_at timestamptz,  -- it failed for too long: the customer has to enable it again
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX webhook_url ON webhook (customer_id, url);
+CREATE INDEX webhook_due ON webhook (next_try_at) WHERE disabled_at IS NULL;
 
 CREATE TABLE margin_day (  -- how far a margin account's equity was above its maintenance requirement, at the day's worst
     customer_id bigint NOT NULL REFERENCES customer,
@@ -253,6 +276,21 @@ CREATE TABLE price_sample (  -- prices of what customers hold, now and then: wha
     at timestamptz NOT NULL,
     price bigint NOT NULL CHECK (price > 0),
     PRIMARY KEY (symbol, at)
+);
+
+CREATE TABLE bar (  -- what was traded in a minute or on a day (New York's), by what the feed told
+    symbol ticker NOT NULL,
+    timeframe text NOT NULL CHECK (timeframe IN ('1Min', '1Day')),
+    starts_at timestamptz NOT NULL,
+    open bigint NOT NULL CHECK (open > 0),
+    high bigint NOT NULL,
+    low bigint NOT NULL CHECK (low > 0),
+    close bigint NOT NULL,
+    volume bigint NOT NULL CHECK (volume > 0),  -- shares
+    value bigint NOT NULL CHECK (value > 0),  -- what was paid for them: divided by the shares, the average price
+    trades int NOT NULL CHECK (trades > 0),
+    PRIMARY KEY (symbol, timeframe, starts_at),
+    CONSTRAINT high_and_low_enclose CHECK (low <= least(open, close) AND high >= greatest(open, close))
 );
 
 CREATE TABLE corporate_action (  -- what operators have had carried out; an event's content is that of its first request
@@ -433,7 +471,9 @@ CREATE TYPE new_posting AS (transfer_id uuid, owner_id bigint, asset text, amoun
 CREATE TYPE new_execution AS (venue text, execution_id text, trade_id uuid, last_qty bigint, last_px bigint, fee bigint,
     gain bigint, suspense boolean, corrects text, transfer_id uuid);
 CREATE TYPE new_bust AS (venue text, execution_id text, transfer_id uuid);
-CREATE TYPE new_event AS (trade_id uuid, number int, step step, status trade_status, reason text, execution_id text);
+CREATE TYPE new_event AS (customer_id bigint, seq bigint, trade_id uuid, number int, step step, status trade_status,
+    reason text, filled_quantity bigint, filled_value bigint, acknowledged boolean, cancel_requested boolean,
+    execution_id text);
 CREATE TYPE new_margin_level AS (customer_id bigint, day date, level bigint);
 CREATE TYPE new_control AS (scope text, reason text);
 
@@ -577,4 +617,5 @@ GRANT INSERT, DELETE ON control, risk_limit TO broker_runtime;
 GRANT UPDATE (reason) ON control TO broker_runtime;
 GRANT UPDATE (value) ON risk_limit TO broker_runtime;
 GRANT INSERT, DELETE ON price_sample TO broker_runtime;
+GRANT INSERT, UPDATE, DELETE ON bar, webhook TO broker_runtime;
 GRANT INSERT (event_id, content, price), UPDATE (holders, finished_at) ON corporate_action TO broker_runtime;

@@ -1,9 +1,10 @@
 """The load generator, a process of its own: many keep-alive connections, each sending its next request when the last
-was answered (closed loop). A hand-made client: a general one would use more CPU than the server that it measures.
+was answered (closed loop), or at its time (open loop: "per_s"; its latency is then counted from that time, so that a
+stall is not hidden). A hand-made client: a general one would use more CPU than the server that it measures.
 
     python -m bench.load < plan.json > result.json
 
-plan: {"host", "port", "path", "connections", "requests": [[token, body], …]}
+plan: {"host", "port", "path", "connections", "requests": [[token, body], …], "per_s": requests a second or left out}
 result: {"seconds", "started": [unix time, …], "latencies": [seconds, …], "statuses": {"201": n}, "answers": [id, …]}
 """
 
@@ -13,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -21,8 +23,15 @@ import uvloop
 class Client(asyncio.Protocol):
     """One connection: takes the next request from a shared list until there is none."""
 
-    def __init__(self, requests: Iterator[tuple[int, bytes]], results: "Results", done: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        requests: Iterator[tuple[int, bytes]],
+        per_s: float | None,
+        results: "Results",
+        done: asyncio.Future[None],
+    ) -> None:
         self._requests = requests
+        self._per_s = per_s
         self._results = results
         self._done = done
         self._buffer = b""
@@ -39,8 +48,15 @@ class Client(asyncio.Protocol):
         except StopIteration:
             self._transport.close()
             return
+        if self._per_s is None:
+            self._send(request)
+            return
+        due = self._results.began + self._number / self._per_s
+        asyncio.get_running_loop().call_later(max(0.0, due - time.perf_counter()), self._send, request, due)
+
+    def _send(self, request: bytes, due: float | None = None) -> None:
         self._results.started[self._number] = time.time()
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() if due is None else due
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -67,6 +83,7 @@ class Results:
     """What all connections found, by the request's number."""
 
     def __init__(self, size: int) -> None:
+        self.began = time.perf_counter()
         self.started = [0.0] * size
         self.latencies = [0.0] * size
         self.answers = [b""] * size
@@ -80,6 +97,10 @@ def _request(plan: dict[str, Any], token: str, body: str) -> bytes:
     ).encode()
 
 
+def _same(client: Client) -> Client:
+    return client
+
+
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
     """Send every request of the plan once."""
     requests = [_request(plan, token, body) for token, body in plan["requests"]]
@@ -91,7 +112,8 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
     for _ in range(plan["connections"]):
         done = loop.create_future()
         ends.append(done)
-        await loop.create_connection(lambda done=done: Client(shared, results, done), plan["host"], plan["port"])  # type: ignore[misc]
+        client = Client(shared, plan.get("per_s"), results, done)
+        await loop.create_connection(partial(_same, client), plan["host"], plan["port"])
     await asyncio.gather(*ends)
     seconds = time.perf_counter() - began
     return {

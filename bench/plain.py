@@ -7,6 +7,7 @@ account is read from the database every time, and the exchange is spoken to one 
 """
 
 import asyncio
+import math
 import os
 import random
 from collections import defaultdict
@@ -31,7 +32,9 @@ from broker.core.types import CustomerId, Side, Status, Symbol, Trade, TradeId
 from broker.db import Database
 from broker.exchange import HttpVenue, decode_secrets, read_reports
 from broker.ledger import Ledger
-from broker.market import Feed, Quotes
+from broker.market.feed import Feed, Update
+from broker.market.live import ExchangeSource
+from broker.market.quotes import Quotes
 from broker.policy import limits_of, policy_of
 
 CONNECTIONS = 8
@@ -47,6 +50,10 @@ class OneVenue(Quotes):
     def is_reachable(self, symbol: Symbol) -> bool:
         """It answers."""
         return True
+
+    def stale_s(self, symbol: Symbol) -> float | None:
+        """They hold."""
+        return None
 
 
 class Plain:
@@ -74,6 +81,9 @@ class Plain:
             try:
                 account = (await ledger.load_accounts([customer_id]))[customer_id]
                 events = decide(account)
+                for event in events:
+                    if isinstance(event, TradeEvent):
+                        event.seq = account.next_event()
                 if events:
                     await ledger.commit(datetime.now(UTC), {customer_id: account.version}, events)
                 return events
@@ -149,9 +159,17 @@ async def main() -> None:
     assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
     database = Database(os.environ["DSN"], Config(place_wait_s=30, database_timeout_s=30))  # it is slow, not broken
     await database.open()
-    quotes = OneVenue()
+    quotes = OneVenue(math.inf)
+
+    def take(update: Update) -> None:
+        if update.is_snapshot:
+            quotes.replace(dict(update.quotes))
+        else:
+            quotes.update(update.quotes)
+
     async with aiohttp.ClientSession() as session:
-        feed = asyncio.create_task(Feed(os.environ["EXCHANGE"], quotes, session, Config(), random.Random(1)).run())
+        source = ExchangeSource(os.environ["EXCHANGE"], session, Config())
+        feed = asyncio.create_task(Feed(source, take, quotes.lost, Config(), random.Random(1)).run())
         await quotes.wait_known(5)
         venue = HttpVenue("sim", os.environ["EXCHANGE"], "", session, 1 << 20)
         plain = Plain(database, venue, quotes)

@@ -8,6 +8,7 @@ once when they are revoked or their customer is suspended.
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -91,6 +92,8 @@ class Authenticator:
         self._cache_s = config.key_cache_s
         self._keys: dict[str, _Known] = {}
         self._changes = 0
+        self.on_forget: Callable[[], None] = lambda: None
+        """Who wants to know that a key may have become invalid: what is open on it must end."""
 
     async def customer(self, header: str | None) -> Caller:
         """The customer behind an Authorization header. Raises NotAuthenticated."""
@@ -129,3 +132,4 @@ class Authenticator:
         self._changes += 1
         for key_id in [key_id for key_id, known in self._keys.items() if known.caller.customer_id == customer_id]:
             del self._keys[key_id]
+        self.on_forget()

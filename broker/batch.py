@@ -161,6 +161,7 @@ class Batch:
             for account in decided.touched.values():
                 self._advance(account)
         self._note_margin()
+        self._number_events()
         return decided
 
     def _one(self, command: Command, account: Account) -> object:  # noqa: PLR0911 - a table, one line a row
@@ -331,6 +332,13 @@ class Batch:
                 figures = credit.margin_figures(account, self._conditions)
                 level = MarginLevel(account.customer_id, self._conditions.today, figures.intraday_level)
                 self._decided.events.append(level)
+
+    def _number_events(self) -> None:
+        """In the order in which they are committed."""
+        for event in self._decided.events:
+            if isinstance(event, TradeEvent):
+                event.seq = self._accounts[event.trade.customer_id].next_event()
+                event.at = self._conditions.now
 
 
 def _on_margin(accounts: Iterable[Account]) -> list[Account]:

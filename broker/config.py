@@ -59,6 +59,10 @@ class Config:
     public_url: str | None = _main(
         None, "base URL under which the exchange reaches this broker (default: host and port)"
     )
+    feed: str = _main("", "quotes from a recording instead of --exchange: the path of a file that broker record made")
+    quotes: str | None = _main(
+        None, "share one feed among several brokers: the URL of a Redis, like redis://127.0.0.1:6379/0"
+    )
     hours: Literal["always", "XNYS"] = _main("always", "hours of the simulated exchange: always, or New York's: XNYS")
     seed: int = _main(1, "seed of the simulated exchange's prices and misbehaviour")
     log_level: str = _main("info", "debug, info, warning or error; JSON lines on standard error")
@@ -131,9 +135,50 @@ class Config:
     feed_message_max: int = _setting(
         4 * 1024 * 1024, "bytes in a message of the quote feed: 20,000 symbols and some room"
     )
-    feed_silence_s: float = _setting(10.0, "a feed that does not even answer a ping for so long is connected anew")
+    feed_silence_s: float = _setting(
+        5.0, "a silent feed is pinged after this, and connected anew if half of it brings nothing"
+    )
     feed_retry_max_s: float = _setting(5.0, "longest pause before a lost feed is connected again")
+    quote_stale_s: float = _setting(
+        15.0, "quotes of a feed that has been away for so long are stale: market orders are refused until it is back"
+    )
     quotes_wait_s: float = _setting(2.0, "a start waits so long for the first prices, then goes on without them")
+
+    bars_save_s: float = _setting(5.0, "bars are written this often: what a crash may cost a chart")
+    bars_unsaved_max: int = _setting(
+        100_000, "bars kept while the database is away, the newest, at about 350 bytes each"
+    )
+    bars_kept_days: int = _setting(
+        7, "minute bars older than this are deleted, daily ones never: 30 MB a day and 235 symbols"
+    )
+    bars_page_max: int = _setting(10_000, "bars in one answer: a week of minutes")
+
+    stream_sockets_max: int = _setting(10_000, "open streams of all customers")
+    stream_customer_max: int = _setting(1_000, "open streams of one customer: a desk with as many screens")
+    stream_symbols_max: int = _setting(1_000, "symbols that one stream may follow: each costs memory")
+    stream_message_max: int = _setting(64 * 1024, "bytes in a message of a client's: 1,000 symbols and some room")
+    stream_auth_s: float = _setting(5.0, "a WebSocket without Authorization header must say within this who it is")
+    stream_ping_s: float = _setting(
+        15.0, "a stream that is silent is pinged after this, and cut if half of it brings nothing"
+    )
+    stream_buffer_max: int = _setting(32 * 1024, "bytes on their way to a client; beyond it, only what is newest waits")
+    stream_stall_s: float = _setting(15.0, "a client that takes nothing at all for so long is cut off")
+    stream_batch_s: float = _setting(0.05, "a client that asks for batches gets one at most this often")
+    order_stream_queue_max: int = _setting(
+        1_000, "events that wait for a slow order stream; then it reads the database"
+    )
+    order_stream_page: int = _setting(500, "events that a resuming order stream reads at once")
+    order_stream_check_s: float = _setting(2.0, "order streams look this often for what another process has done")
+
+    hook_addresses: Literal["public", "any"] = _setting(
+        "public", "where webhooks may lead: with any also to loopback and private networks, and over http", group="main"
+    )
+    hooks_max: int = _setting(5, "webhooks of one customer")
+    hooks_in_flight_max: int = _setting(32, "deliveries to webhooks at once, so that slow ones hold up few others")
+    hook_timeout_s: float = _setting(10.0, "a webhook that has not answered within this has failed")
+    hook_retry_max_s: float = _setting(3_600.0, "longest pause before a failed delivery is tried again")
+    hook_give_up_s: float = _setting(259_200.0, "a webhook that fails for so long (three days) is disabled")
+    hook_look_s: float = _setting(1.0, "webhooks that are due are looked for this often")
 
     poison_pause_s: float = _setting(5.0, "a customer whose next trade breaks a rule of ours is tried again after this")
     controls_every_s: float = _setting(2.0, "what another process switched is read this often")
@@ -148,14 +193,12 @@ class Config:
         """Refuse what cannot work, with a sentence."""
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0 to 65535, not {self.port}")
-        if self.hours not in {"always", "XNYS"}:
-            raise ConfigError(f"hours must be always or XNYS, not {self.hours}")
-        if self.day_trading_rule not in {"intraday_margin", "pattern_day_trader", "off"}:
-            sentence = "day_trading_rule must be intraday_margin, pattern_day_trader or off"
-            raise ConfigError(f"{sentence}, not {self.day_trading_rule}")
+        self._check_words()
+        if self.quotes is not None and re.match(r"rediss?://[^\s]+$|unix://[^\s]+$", self.quotes) is None:
+            raise ConfigError(
+                f"quotes must be the URL of a Redis, like redis://127.0.0.1:6379/0, not {self.quotes[:80]!r}"
+            )
         self._check_risk()
-        if self.log_level not in {"debug", "info", "warning", "error"}:
-            raise ConfigError(f"log level must be debug, info, warning or error, not {self.log_level}")
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if each.metadata["group"] == "limits" and not 0 < value < math.inf:
@@ -173,6 +216,20 @@ class Config:
             raise ConfigError(f"host must be a name or an address, not {self.host[:80]!r}")
         if self.admin_token is not None and re.fullmatch(r"[!-~]{1,256}", self.admin_token) is None:
             raise ConfigError("admin_token must be 1 to 256 visible ASCII characters: no header can carry another")
+
+    def _check_words(self) -> None:
+        """Settings that take one of a few words."""
+        words = {
+            "hours": ("always", "XNYS"),
+            "hook_addresses": ("public", "any"),
+            "day_trading_rule": ("intraday_margin", "pattern_day_trader", "off"),
+            "log_level": ("debug", "info", "warning", "error"),
+        }
+        for name, allowed in words.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                sentence = f"{name.replace('_', ' ') if name == 'log_level' else name} must be "
+                raise ConfigError(f"{sentence}{', '.join(allowed[:-1])} or {allowed[-1]}, not {value}")
 
     def _check_risk(self) -> None:
         """What stands in the settings as text or belongs together."""

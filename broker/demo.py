@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from broker.app import Running
+from broker.assembly import Running
 from broker.auth import NotAuthenticated
 from broker.core.money import Money
 from broker.core.types import AccountType

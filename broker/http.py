@@ -73,7 +73,7 @@ def _busy(code: str, sentence: str) -> ApiError:
     return ApiError(503, code, sentence, {"Retry-After": "1"})
 
 
-def _as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a table, one line a row
+def as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a table, one line a row
     """The answer to every failure that we expect; None for what is a bug."""
     match error:
         case ApiError():
@@ -259,7 +259,7 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
     try:
         return await handler(request)
     except Exception as error:  # the one place where a bug becomes a 500 and a line in the log
-        expected = _as_api_error(error)
+        expected = as_api_error(error)
         if expected is not None:
             return _error_response(expected)
         log.error("request.failed", request_id=request_id, route=_route(request), exc_info=error)

@@ -55,6 +55,7 @@ class Ledger:
             holding = Holding(row["balance"], row["held"], row["floor"], Money(row["cost"]), Money(row["gain"]))
             if row["asset"] == CASH:
                 account.cash, account.version, account.last_seq = holding, row["version"], row["last_seq"] or 0
+                account.last_event = row["last_event"] or 0
                 account.account_type = AccountType(row["account_type"])
             else:
                 account.positions[Symbol(row["asset"])] = holding

@@ -33,6 +33,12 @@ class Metrics:
     exchange_failures: Counter = field(init=False)
     sweep_findings: Counter = field(init=False)
     exchange_up: Gauge = field(init=False)
+    streams: Gauge = field(init=False)
+    stream_messages: Counter = field(init=False)
+    stream_conflated: Counter = field(init=False)
+    stream_cut: Counter = field(init=False)
+    hook_deliveries: Counter = field(init=False)
+    bars_saved: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         """Register everything, and the process's own figures."""
@@ -63,6 +69,14 @@ class Metrics:
         self.exchange_failures = counter("exchange_failures", "Calls to the exchange without a usable answer", "call")
         self.sweep_findings = counter("sweep_findings", "What asking about overdue trades found", "found")
         self.exchange_up = gauge("exchange_up", "1 while the exchange's quotes are heard")
+        self.streams = gauge("streams", "Open streams of customers")
+        self.stream_messages = counter("stream_messages", "Messages of market data that were sent to streams")
+        self.stream_conflated = counter("stream_conflated", "Messages that a slow client's newer ones replaced")
+        self.stream_cut = counter("stream_cut", "Streams that were cut off because they took nothing for too long")
+        self.hook_deliveries = counter(
+            "hook_deliveries", "Tries to deliver an event to a webhook, by how they ended", "end"
+        )
+        self.bars_saved = counter("bars_saved", "Bars written to the database")
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 

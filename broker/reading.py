@@ -1,12 +1,13 @@
 """What customers look at: their trades, balance and positions, straight from the database, never from a cache.
 
-Every query carries the customer of the token, so somebody else's trade is not found, whatever its id.
+Every query carries the customer of the token, so somebody else's trade is not found, whatever its id. Here is also the
+one place that says how an order and an execution look in JSON (order updates look the same).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -16,6 +17,12 @@ from broker.core.types import CustomerId, OrderType, Status
 from broker.db import Database
 
 Json = dict[str, Any]
+
+
+class Row(Protocol):
+    """Columns by their names: a row of the database, or what stands for one."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,7 @@ class Reading:
         return {
             **_order(row),
             "fees": format_money(Money(fees)),
-            "executions": [_order_execution(each) for each in executions],
+            "executions": [order_execution(each) for each in executions],
         }
 
     async def orders(self, customer_id: CustomerId, wanted: OrderFilter) -> Json:
@@ -173,11 +180,17 @@ def _trade(row: asyncpg.Record) -> Json:
 
 
 def _order(row: asyncpg.Record) -> Json:
+    held = format_money(row["hold"]) if row["side"] == "BUY" else str(row["hold"])
+    return {**_order_head(row), "held": held, **_order_tail(row)}
+
+
+def order_then(row: Row) -> Json:
+    """An order as it was at one of its events. What it held then is not kept."""
+    return {**_order_head(row), **_order_tail(row)}
+
+
+def _order_head(row: Row) -> Json:
     filled = row["filled_quantity"]
-
-    def price(amount: int | None) -> str | None:
-        return None if amount is None else format_money(Money(amount))
-
     return {
         "id": row["trade_id"],
         "client_order_id": row["client_order_id"],
@@ -186,14 +199,22 @@ def _order(row: asyncpg.Record) -> Json:
         "order_type": ORDER_TYPES[OrderType(row["order_type"])],
         "time_in_force": row["time_in_force"],
         "quantity": row["quantity"],
-        "price": price(row["limit_price"]),
-        "stop_price": price(row["stop_price"]),
+        "price": _price(row["limit_price"]),
+        "stop_price": _price(row["stop_price"]),
         "status": order_status(Status(row["status"]), acknowledged=row["acknowledged"]),
         "reason": row["reason"],
         "filled_quantity": filled,
         "leaves_quantity": row["quantity"] - filled,
         "average_price": format_money(average(Money(row["filled_value"]), filled)) if filled else None,
-        "held": format_money(row["hold"]) if row["side"] == "BUY" else str(row["hold"]),
+    }
+
+
+def _price(amount: int | None) -> str | None:
+    return None if amount is None else format_money(Money(amount))
+
+
+def _order_tail(row: Row) -> Json:
+    return {
         "cancel_requested": row["cancel_requested"],
         "replaces": row["replaces"],
         "venue": row["venue"],
@@ -202,7 +223,8 @@ def _order(row: asyncpg.Record) -> Json:
     }
 
 
-def _order_execution(row: asyncpg.Record) -> Json:
+def order_execution(row: Row) -> Json:
+    """An execution as the orders API shows it."""
     return {
         "execution_id": row["execution_id"],
         "quantity": row["last_qty"],

@@ -12,7 +12,7 @@ from broker.core.money import Money
 from broker.core.types import CustomerId, Symbol, Trade, TradeId
 from broker.dispatch import Dispatcher
 from broker.exchange import HttpVenue
-from broker.market import Quotes
+from broker.market.quotes import Quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,11 @@ class Router:
     def is_reachable(self, symbol: Symbol) -> bool:
         """Whether its exchange answers, or has been away for a moment only; its quotes or its answers say so."""
         venue = self._of(symbol)
-        return venue.quotes.known or venue.desk.down_for_s < self._down_after_s
+        return venue.quotes.connected or venue.desk.down_for_s < self._down_after_s
+
+    def stale_s(self, symbol: Symbol) -> float | None:
+        """For how long its quotes have not been heard, where that is too long for them to hold; else None."""
+        return self._of(symbol).quotes.stale_for_s
 
     # -------------------------------------------------------------- the desk
 

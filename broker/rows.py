@@ -88,7 +88,22 @@ class Rows:
     def _trade_event(self, event: TradeEvent) -> None:
         trade, report = event.trade, event.report
         execution_id = report.execution_id if report else None
-        self.events.append((trade.trade_id, event.number, event.step, event.status, event.reason, execution_id))
+        self.events.append(
+            (
+                trade.customer_id,
+                event.seq,
+                trade.trade_id,
+                event.number,
+                event.step,
+                event.status,
+                event.reason,
+                event.filled_quantity,
+                event.filled_value,
+                event.acknowledged,
+                event.cancel_requested,
+                execution_id,
+            )
+        )
         if event.entry:
             self._execution(event)
         # The trade's row is written once for the whole batch, as it stands after its last event.

@@ -1,8 +1,9 @@
 """Puts schema.sql into an empty database, brings an older one up to it, and refuses one of a newer broker.
 
-schema.sql is the one description of the schema. A migration installs it anew beside the old one and moves the rows over
-(broker/sql/migrate), all in one transaction: it happens as a whole or not at all, and what comes out of it is what a
-fresh installation has.
+schema.sql is the one description of the schema. A migration installs the next version anew beside the old one and
+moves the rows over (broker/sql/migrate), all in one transaction: it happens as a whole or not at all, and what comes
+out of it is what a fresh installation has. A version that is not the newest any more stays there as
+schema_<version>.sql.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import structlog
 
 log = structlog.get_logger()
 
-VERSION = 2
+VERSION = 3
 _INSTALL_LOCK = 7_301_955_118
 """Advisory lock: of two brokers that start on one empty database, one installs and the other waits."""
 
@@ -63,10 +64,12 @@ async def install(dsn: str) -> None:
 async def _migrate(connection: asyncpg.Connection, found: int) -> None:
     """Bring the schema from one version to the next."""
     log.info("schema.migrating", before=found, after=found + 1)
-    steps = Path(__file__).with_name("sql") / "migrate" / f"{found + 1}.sql"
+    folder, following = Path(__file__).with_name("sql") / "migrate", found + 1
+    schema = schema_text() if following == VERSION else (folder / f"schema_{following}.sql").read_text("utf-8")
+    steps = (folder / f"{following}.sql").read_text("utf-8")
     await connection.execute("SET LOCAL lock_timeout = '2s'")
     await connection.execute("LOCK TABLE broker.account, broker.trade IN ACCESS EXCLUSIVE MODE")
     await connection.execute("ALTER SCHEMA broker RENAME TO broker_before")
-    await connection.execute(schema_text())
-    await connection.execute(steps.read_text(encoding="utf-8"))
+    await connection.execute(schema)
+    await connection.execute(steps)
     await connection.execute("DROP SCHEMA broker_before CASCADE")

@@ -3,9 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from broker.core.messages import TradeEvent
-from broker.core.types import TradeId
+from broker.core.types import CustomerId, TradeId
+
+Key = TypeVar("Key")
+Listener = TypeVar("Listener")
 
 
 class Watch:
@@ -33,15 +37,26 @@ class Watch:
 
 
 class Updates:
-    """Hands out the steps of trades. There is a watch for each request that waits, so requests bound their number."""
+    """Hands out the steps of trades: to whoever watches some trades, and to whoever follows all of a customer.
+
+    There is a watch for each request that waits and a follower for each open stream, so these bound their number.
+    """
 
     def __init__(self) -> None:
         self._watches: dict[TradeId, list[Watch]] = {}
+        self._followers: dict[CustomerId, list[Callable[[TradeEvent], None]]] = {}
 
     def publish(self, event: TradeEvent) -> None:
-        """A step is durable."""
-        for watch in self._watches.get(event.trade.trade_id, ()):
-            watch.add(event)
+        """A step is durable. Every step of every trade comes through here."""
+        trade = event.trade
+        watches = self._watches.get(trade.trade_id)
+        if watches is not None:
+            for watch in watches:
+                watch.add(event)
+        followers = self._followers.get(trade.customer_id)
+        if followers is not None:
+            for follower in followers:
+                follower(event)
 
     @contextmanager
     def watch(self, *trade_ids: TradeId) -> Iterator[Watch]:
@@ -53,6 +68,22 @@ class Updates:
             yield watch
         finally:
             for trade_id in trade_ids:
-                self._watches[trade_id].remove(watch)
-                if not self._watches[trade_id]:
-                    del self._watches[trade_id]
+                _remove(self._watches, trade_id, watch)
+
+    @contextmanager
+    def follow(self, customer_id: CustomerId, take: Callable[[TradeEvent], None]) -> Iterator[None]:
+        """Call `take` with each step of the customer's trades, in the order of commits, as long as the block lasts.
+
+        It is called by the shard between two batches: it must be quick, and may not fail.
+        """
+        self._followers.setdefault(customer_id, []).append(take)
+        try:
+            yield
+        finally:
+            _remove(self._followers, customer_id, take)
+
+
+def _remove(listeners: dict[Key, list[Listener]], key: Key, one: Listener) -> None:
+    listeners[key].remove(one)
+    if not listeners[key]:
+        del listeners[key]

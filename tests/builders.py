@@ -54,6 +54,10 @@ class FixedMarket:
         """It answers."""
         return True
 
+    def stale_s(self, symbol: Symbol) -> float | None:
+        """Its quotes hold."""
+        return None
+
 
 class FixedControls:
     """Switches that a test sets."""

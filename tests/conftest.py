@@ -16,7 +16,8 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from broker import log
-from broker.app import Running, serve
+from broker.app import serve
+from broker.assembly import Running
 from broker.commands.running import raise_open_files
 from broker.config import Config
 from broker.embedded import EmbeddedPostgres

@@ -11,7 +11,8 @@ from typing import Any
 
 from broker import config as configuration
 from broker import log
-from broker.app import Running, serve
+from broker.app import serve
+from broker.assembly import Running
 from broker.commands.running import UsageError, run_until_signalled
 from broker.config import Config
 from broker.demo import DemoCustomer, demo_customers

@@ -46,7 +46,8 @@ class Account:
     customer_id: CustomerId
     account_type: AccountType = AccountType.CASH
     version: int = 0  # of its cash row, as read or as last committed
-    last_seq: int = 0
+    last_seq: int = 0  # of its trades
+    last_event: int = 0  # the seq of its newest event
     cash: Holding = field(default_factory=Holding)
     positions: dict[Symbol, Holding] = field(default_factory=dict)
     waiting: deque[Trade] = field(default_factory=deque)  # PLACED, oldest first
@@ -59,6 +60,11 @@ class Account:
     def open_trades(self) -> int:
         """Trades that have not ended; with none, the account may leave the cache."""
         return len(self.waiting) + len(self.working)
+
+    def next_event(self) -> int:
+        """The number of its next event: whoever saw the 7th and then the 9th missed one."""
+        self.last_event += 1
+        return self.last_event
 
     def work(self, trade: Trade) -> None:
         """Put a trade among those at the exchange; one found there after a start is its customer's turn again."""

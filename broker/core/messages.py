@@ -5,7 +5,7 @@ Commands are imperative, events past tense; a refusal is a value, never an excep
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from enum import Enum, StrEnum
 
 from broker.core.money import Money
@@ -147,6 +147,20 @@ class TradeEvent:
     report: Report | None = None
     entry: Entry | None = None
     refused: "Refused | None" = None
+    seq: int = 0  # the customer's 1st, 2nd, 3rd ... event; this and the time are given when its batch is decided
+    at: datetime | None = None
+    filled_quantity: int = field(init=False)
+    filled_value: Money = field(init=False)
+    acknowledged: bool = field(init=False)
+    cancel_requested: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep the figures of this step: the trade goes on, maybe in the same batch."""
+        trade = self.trade
+        self.filled_quantity = trade.filled_quantity
+        self.filled_value = trade.filled_value
+        self.acknowledged = trade.acknowledged
+        self.cancel_requested = trade.cancel_requested
 
 
 @dataclass(slots=True)
@@ -188,6 +202,7 @@ class Refusal(StrEnum):
     SYMBOL_RESTRICTED = "symbol restricted"
     EXCHANGE_UNAVAILABLE = "exchange unavailable"
     PAST_MARKET_HOURS = "past market hours"
+    STALE_QUOTE = "stale quote"
     MARGIN_CALL = "margin call"
     INSUFFICIENT_SHARES = "insufficient shares"
     INSUFFICIENT_FUNDS = "insufficient funds"

@@ -78,6 +78,19 @@ def market_hours(case: Case) -> Refused | None:
     return Refused(Refusal.PAST_MARKET_HOURS, "the market is closed, and this order cannot wait until it opens.")
 
 
+def quote_fresh(case: Case) -> Refused | None:
+    """A market order takes whatever price there is: not while nobody knows what that would be."""
+    trade = case.trade
+    silent_s = case.conditions.market.stale_s(trade.symbol)
+    if trade.order_type is not OrderType.MARKET or silent_s is None:
+        return None
+    detail = (
+        f"the last quote of {trade.symbol} is {silent_s:.0f} s old and may not hold any more; "
+        "send a limit order, or try again when quotes are back."
+    )
+    return Refused(Refusal.STALE_QUOTE, detail, {"symbol": trade.symbol, "age_s": round(silent_s)})
+
+
 # ------------------------------------------------------------------ credit
 
 
@@ -278,6 +291,7 @@ AT_START: tuple[Check, ...] = (
     symbol_restricted,
     exchange_reachable,
     market_hours,
+    quote_fresh,
     margin_call,
     shares_available,
     buying_power,

@@ -29,8 +29,8 @@ class Books:
         self._makers = {
             symbol: Maker(self._books[symbol], fair, self._size()) for symbol, fair in market.quotes.items()
         }
-        self._touched: set[Symbol] = set()
-        self._unseen: set[Symbol] = set()
+        self._touched: set[Symbol] = set()  # by customers, since the last tick
+        self._unseen: set[Symbol] = set()  # by whoever asks for changed quotes
         self.quotes = {symbol: self._quote(symbol, fair) for symbol, fair in market.quotes.items()}
 
     def lists(self, symbol: Symbol) -> bool:
@@ -38,40 +38,42 @@ class Books:
 
     def enter(self, symbol: Symbol, order: Order) -> list[Event]:
         """A customer's order comes into its book."""
-        self._touched.add(symbol)
+        self._touch(symbol)
         return self._books[symbol].enter(order)
 
     def cancel(self, symbol: Symbol, order_id: str) -> list[Event]:
         """A customer's order leaves it."""
-        self._touched.add(symbol)
+        self._touch(symbol)
         return self._books[symbol].cancel(order_id)
 
     def rename(self, symbol: Symbol, order_id: str, new_id: str, quantity: int) -> list[Event]:
         """Another order takes this one's place in line; the quantity counts what was filled in that place."""
-        self._touched.add(symbol)
+        self._touch(symbol)
         return self._books[symbol].replace(order_id, quantity, new_id=new_id)
 
     def is_empty(self, symbol: Symbol, side: Side) -> bool:
         """Whether nobody stands on this side."""
         return self._books[symbol].best(side) is None
 
-    def tick(self, moves: bool = True) -> list[Event]:
-        """Let the others act: what was taken comes back, and prices move with a little trade (`moves`)."""
-        events: list[Event] = []
+    def tick(self, moves: bool = True) -> list[tuple[Symbol, list[Event]]]:
+        """Let the others act: what was taken comes back, and prices move with a little trade (`moves`).
+
+        What happened, book by book; those in which nothing did are left out.
+        """
+        happened: list[tuple[Symbol, list[Event]]] = []
         moved = self._market.tick() if moves else []
         for symbol in moved:
-            events += self._makers[symbol].move(self._market.quotes[symbol], self._size())
-            events += self._noise(symbol)
-        for symbol in sorted(self._touched.difference(moved)):
-            events += self._makers[symbol].refill()
+            events = self._makers[symbol].move(self._market.quotes[symbol], self._size())
+            happened.append((symbol, events + self._noise(symbol)))
+        happened += [(symbol, self._makers[symbol].refill()) for symbol in sorted(self._touched.difference(moved))]
         self._unseen.update(moved, self._touched)
         self._touched.clear()
-        return events
+        return [(symbol, events) for symbol, events in happened if events]
 
     def requoted(self) -> list[Symbol]:
         """The symbols whose quote is another than when this was asked last."""
         changed = []
-        for symbol in sorted(self._unseen | self._touched):
+        for symbol in sorted(self._unseen):
             before = self.quotes[symbol]
             quote = self._quote(symbol, before)
             if quote != before:
@@ -79,6 +81,10 @@ class Books:
                 changed.append(symbol)
         self._unseen.clear()
         return changed
+
+    def _touch(self, symbol: Symbol) -> None:
+        self._touched.add(symbol)
+        self._unseen.add(symbol)
 
     def _noise(self, symbol: Symbol) -> list[Event]:
         """Somebody buys or sells a few shares at the best price."""
@@ -91,7 +97,7 @@ class Books:
         return _BEST_SIZE_MIN + int(self._random.random() * lots) * _LOT
 
     def _quote(self, symbol: Symbol, before: Quote) -> Quote:
-        """The book's best prices and its last trade's; a side where nobody stands keeps its price."""
+        """The book's best prices, what stands there, and its last trade's; an empty side keeps its price."""
         book = self._books[symbol]
         bid, ask, last = book.best(Side.BUY), book.best(Side.SELL), book.last
         return Quote(
@@ -99,6 +105,8 @@ class Books:
             before.bid if bid is None else bid[0],
             before.ask if ask is None else ask[0],
             before.last if last is None else last,
+            0 if bid is None else bid[1],
+            0 if ask is None else ask[1],
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from broker.core import matching
 from broker.core.matching import Why
 from broker.core.money import Money
-from broker.core.types import OrderType, Side
+from broker.core.types import OrderType, Side, Symbol
 from broker.simulator.books import Books
 from broker.simulator.orders import Execution, Order, Orders
 from broker.simulator.outcome import Outcome
@@ -41,7 +41,8 @@ class Floor:
     def tick(self, moves: bool, outcome: Outcome) -> None:
         """Let the market maker act, and the prices move (`moves`)."""
         if self.is_open:
-            self._settle(self._books.tick(moves), outcome)
+            for symbol, events in self._books.tick(moves):
+                self._settle(symbol, events, outcome)
 
     def wait(self, order: Order) -> None:
         """Into the line."""
@@ -57,7 +58,7 @@ class Floor:
             self._end_in_book(order, MAX_PRICE_EXCEEDED, outcome)
             return
         order.carried = -order.filled_quantity
-        self._settle(self._books.enter(order.symbol, entering), outcome)
+        self._settle(order.symbol, self._books.enter(order.symbol, entering), outcome)
 
     def stand_in(self, old: Order, new: Order) -> None:
         """The same place in line for the new order."""
@@ -82,10 +83,11 @@ class Floor:
         self._orders.put(order)
         outcome.tell(order)
 
-    def _settle(self, events: Iterable[matching.Event], outcome: Outcome) -> None:
-        """What happened in the books happens to the orders. The market maker's own are not among them."""
+    def _settle(self, symbol: Symbol, events: Iterable[matching.Event], outcome: Outcome) -> None:
+        """What happened in a book happens to the orders. The market maker's own are not among them."""
         for event in events:
             if isinstance(event, matching.Traded):
+                outcome.tell_trade(symbol, event.quantity, event.price)
                 self._execute(event.taker_id, event.quantity, event.price, outcome)
                 self._execute(event.maker_id, event.quantity, event.price, outcome)
             elif isinstance(event, matching.Cancelled):

@@ -35,12 +35,14 @@ class Ticker:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a symbol trades at. A fair one: always 0 < bid < last <= ask, whole cents."""
+    """What a symbol trades at. A fair one: always 0 < bid < last <= ask, whole cents, and nobody's shares."""
 
     symbol: Symbol
     bid: Money
     ask: Money
     last: Money
+    bid_size: int = 0
+    ask_size: int = 0
 
 
 class _Walk:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from broker.core.money import format_money
+from broker.core.money import Money, format_money
+from broker.core.types import Symbol
 from broker.simulator.orders import Execution, Order
-from broker.simulator.wire import Amendment, CancelResult, Event, OrderStatus, Result
+from broker.simulator.wire import Amendment, CancelResult, Event, OrderStatus, Result, Trade
 
 
 @dataclass(slots=True)
@@ -21,6 +22,8 @@ class Outcome:
     """Each with the URL that it goes to."""
     resting: list[tuple[str, list[int]]] = field(default_factory=list)
     """Market orders that trade later, and the shares of each part: call `fill` for one after another."""
+    trades: list[Trade] = field(default_factory=list)
+    """Everything that changed hands in a book, whoever stood there."""
 
     def tell(self, order: Order) -> None:
         """The order is now where it stands."""
@@ -31,6 +34,10 @@ class Outcome:
         self.changed[order.id] = order
         event = Event(OrderStatus.ACCEPTED, order.id, None, None, None, 0, None, self.at)
         self.events.insert(place, (order.callback_url, event))
+
+    def tell_trade(self, symbol: Symbol, quantity: int, price: Money) -> None:
+        """Shares changed hands in a book."""
+        self.trades.append(Trade(symbol, format_money(price), quantity, self.at))
 
     def tell_execution(self, order: Order, execution: Execution) -> None:
         """Its newest execution brought the order to where it stands."""

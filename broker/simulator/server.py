@@ -77,8 +77,8 @@ class SimulatedExchange:
         settings = self._settings
         market = Market(listed_tickers(), Random(f"{settings.seed} market"))  # noqa: S311 - prices, no secrets
         books = Books(market, Random(f"{settings.seed} noise"))  # noqa: S311 - as above
-        venue = Venue(settings, self._secret, books)
         feed = Feed(books.quotes, settings.clock, settings.feed_sockets_max, settings.feed_messages_max)
+        venue = Venue(settings, self._secret, books, feed)
         app[MARKET], app[VENUE], app[FEED], app[STOPPING] = market, venue, feed, asyncio.Event()
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -105,7 +105,8 @@ async def _tick(venue: Venue, feed: Feed, tick_ms: int) -> None:
     while True:
         await asyncio.sleep(tick_ms / 1000 or _WATCH_S)
         with _logged("market.tick_failed"):
-            feed.publish(venue.tick(moves=tick_ms > 0))
+            venue.tick(moves=tick_ms > 0)
+            feed.publish()
 
 
 async def _watch(venue: Venue) -> None:

@@ -48,7 +48,7 @@ class ExchangeSettings:
     feed_sockets_max: int = 100
     """WebSockets on the feed."""
 
-    feed_messages_max: int = 64
+    feed_messages_max: int = 256
     """Messages that may wait for a slow socket before it is dropped."""
 
     delivery: DeliveryLimits = field(default_factory=DeliveryLimits)

@@ -1,4 +1,7 @@
-"""The exchange at work: each outcome is journalled, then told. Between the two stands nothing that could suspend."""
+"""The exchange at work: each outcome is journalled, then told: to its brokers, and to everybody on the feed.
+
+Between the two stands nothing that could suspend.
+"""
 
 import asyncio
 from collections import Counter
@@ -10,7 +13,6 @@ from sys import intern
 import msgspec
 import structlog
 
-from broker.core.types import Symbol
 from broker.simulator.admission import execution_price
 from broker.simulator.agenda import Agenda
 from broker.simulator.amendments import Refusal
@@ -18,12 +20,14 @@ from broker.simulator.books import Books
 from broker.simulator.callbacks import Callbacks
 from broker.simulator.exchange import Exchange
 from broker.simulator.faults import Faults
+from broker.simulator.feed import Feed
 from broker.simulator.journal import Callback, Journal, acked_line, callback_line, execution_line, order_line
+from broker.simulator.market import Quote
 from broker.simulator.orders import Orders
 from broker.simulator.outcome import Outcome
 from broker.simulator.sessions import Sessions
 from broker.simulator.settings import ExchangeSettings
-from broker.simulator.wire import Bust, CancelResult, Correction, NewOrder, OrderState, Result, Unreadable
+from broker.simulator.wire import Bust, CancelResult, Correction, NewOrder, OrderState, Result, Trade, Unreadable
 
 log = structlog.get_logger(__name__)
 
@@ -40,12 +44,13 @@ class Unavailable(Exception):
 class Venue:
     """Exchange, journal and callbacks together. `open` it inside the event loop that it is to work in."""
 
-    def __init__(self, settings: ExchangeSettings, secret: bytes, books: Books) -> None:
+    def __init__(self, settings: ExchangeSettings, secret: bytes, books: Books, feed: Feed) -> None:
         self._settings = settings
         self._clock = settings.clock
         self.faults = Faults(settings.misbehaviour, Random(f"{settings.seed} faults"))  # noqa: S311 - no secret
         self._orders = Orders(settings.finished_max)
         self._books = books
+        self._feed = feed
         sessions = Sessions(settings.hours, settings.misbehaviour.closed)
         self._exchange = Exchange(books, self._orders, self.faults, sessions, fills_at_once=not settings.fill_delay_ms)
         self._callbacks = Callbacks(secret, self.faults, settings.delivery, self._acknowledged)
@@ -54,6 +59,7 @@ class Venue:
         self._journal: Journal | None = None
         self._unwritten: list[bytes] = []  # what a full disk did not take; bounded, since no orders are taken meanwhile
         self._untold: list[Callback] = []  # ... and what may be told only after it
+        self._unshown: list[tuple[str, list[Quote], list[Trade]]] = []  # ... to the feed
         self._broken: str | None = None
 
     async def open(self) -> None:
@@ -106,12 +112,10 @@ class Venue:
         price = None if correction.price is None else execution_price(correction.price)
         return self._amended(self._exchange.correct(execution_id, correction.quantity, price, self._clock()))
 
-    def tick(self, *, moves: bool) -> list[Symbol]:
-        """Let the market act; the symbols whose quote changed. None while what it does could not be written down."""
-        if self._broken is not None and not self._write([]):
-            return []
-        self._tell(self._exchange.tick(self._clock(), moves))
-        return self._books.requoted()
+    def tick(self, *, moves: bool) -> None:
+        """Let the market act. It stands still while what it does could not be written down."""
+        if self._broken is None or self._write([]):
+            self._tell(self._exchange.tick(self._clock(), moves))
 
     def advance(self) -> None:
         """Let the session begin or end where it is time to, and see that what waits stays bounded."""
@@ -130,6 +134,7 @@ class Venue:
     async def _promise(self, outcome: Outcome) -> None:
         """Write down what is about to be answered, and tell it. Raises Unavailable where it could not be written."""
         callbacks = self._record(outcome)
+        self._show(outcome)
         self._rest(outcome.resting)
         if self._broken is not None:
             raise Unavailable(self._broken)
@@ -141,8 +146,17 @@ class Venue:
     def _tell(self, outcome: Outcome) -> None:
         """Write down and tell what happened without anybody having asked."""
         callbacks = self._record(outcome)
+        self._show(outcome)
         self._rest(outcome.resting)
         self._callbacks.push(callbacks)
+
+    def _show(self, outcome: Outcome) -> None:
+        """What everybody may see goes to the feed; while the disk is full it waits."""
+        quotes = [self._books.quotes[symbol] for symbol in self._books.requoted()]
+        if self._broken is None:
+            self._feed.note(outcome.at, quotes, outcome.trades)
+        else:
+            self._unshown.append((outcome.at, quotes, outcome.trades))
 
     def _amended(self, outcome: Outcome | Refusal) -> OrderState | Refusal:
         if isinstance(outcome, Refusal):
@@ -181,6 +195,9 @@ class Venue:
             log.info("journal.mended", callbacks=len(self._untold))
             untold, self._untold = self._untold, []
             self._callbacks.push(untold)
+            unshown, self._unshown = self._unshown, []
+            for shown in unshown:
+                self._feed.note(*shown)
         return True
 
     def _mend(self) -> None:

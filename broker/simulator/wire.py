@@ -110,6 +110,27 @@ class Event(msgspec.Struct, gc=False):
     """The one field that stands in one type of event only."""
 
 
+class Quote(msgspec.Struct, gc=False):
+    """A symbol's, as the feed tells it."""
+
+    symbol: str
+    bid: str
+    ask: str
+    last: str
+    at: str
+    bid_size: int
+    ask_size: int
+
+
+class Trade(msgspec.Struct, gc=False):
+    """One execution in a book, as the feed tells it."""
+
+    symbol: str
+    price: str
+    quantity: int
+    at: str
+
+
 class ExecutionState(msgspec.Struct, gc=False):
     execution_id: str
     quantity: int

@@ -124,9 +124,10 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
 # ------------------------------------------------------------------ help
 
 HELP = {
-    "": ("serve", "exchange", "customer", "verify", "BROKER_ADMIN_TOKEN"),
+    "": ("serve", "exchange", "record", "customer", "verify", "BROKER_ADMIN_TOKEN"),
     "serve": ("--demo", "--json", "--port", "[8080]", "--database", "--exchange", "limits:", "--place-wait-s"),
     "exchange": ("--port", "[8090]", "--hours", "--data", "misbehaviour:", "--lose", "--duplicates", "--closed"),
+    "record": ("url", "file", "--seconds", "--symbols", "--force"),
     "customer": ("create", "show", "suspend", "activate", "key", "revoke", "credit", "debit", "--url", "--data"),
     "customer create": ("--name", "--cash"),
     "customer credit": ("customer_id", "amount", "reference"),

@@ -1,18 +1,22 @@
 """A database of an older version is brought up to this one, with everything that was in it."""
 
+import itertools
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+import broker.schema
 from broker.embedded import EmbeddedPostgres
 from broker.schema import SchemaError, install
 from broker.verify import verify
 from tests.builders import NOW
 
 V1 = Path(__file__).parents[1] / "data" / "schema_v1.sql"
+V2 = Path(broker.schema.__file__).parent / "sql" / "migrate" / "schema_2.sql"
 
 
 @pytest.fixture
@@ -76,6 +80,124 @@ async def trade(dsn: str) -> None:
     events = [(ids[2], 1, "PLACED", "stored", None), (ids[2], 2, "IN PROGRESS", "sent", None)]
     await commit([(who, 4)], [], [], [], [], [], placed, [], events)
     await connection.close()
+
+
+@pytest.fixture
+async def second(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database of version 2: a trade was filled in two parts, and between them an order was placed and cancelled."""
+    name = f"old_{uuid4().hex[:8]}"
+    await execute(postgres.dsn, f"CREATE DATABASE {name}")
+    dsn = postgres.dsn.replace("@/postgres", f"@/{name}")
+    await execute(dsn, V2.read_text("utf-8"))
+    await trade_on_2(dsn)
+    yield dsn
+    await execute(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+FIRST, OTHER = UUID(int=1), UUID(int=2)
+
+
+async def trade_on_2(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": "broker"})
+    who = await connection.fetchval(
+        "SELECT create_customer('Ada', 'cash', 'k1', $1, 10000000, $2, -2, 0)", bytes(32), uuid4()
+    )
+    names = ["opened", "settled", "transfers", "postings", "executions", "busts", "placed", "started", "events"]
+    version = itertools.count()
+
+    async def commit(**rows: list[tuple[object, ...]]) -> None:
+        holes = ", ".join(f"${number}" for number in range(1, 14))
+        at = NOW + timedelta(seconds=(number := next(version)))
+        columns = [*(rows.get(name, []) for name in names), [], []]
+        await connection.execute(f"SELECT commit_batch({holes})", at, [(who, number)], *columns)
+
+    def new(id_: UUID, seq: int, type_: str, limit: int | None, hold: int, most: int | None) -> tuple[object, ...]:
+        prices = (type_, "gtc", limit, None)
+        kept = (None, None, None, None)
+        return (
+            id_,
+            who,
+            seq,
+            "AAPL",
+            "BUY",
+            10,
+            "sim",
+            *prices,
+            *kept,
+            "IN PROGRESS",
+            "sent",
+            hold,
+            most,
+            False,
+            False,
+            2,
+        )
+
+    def fill(execution: str, quantity: int, number: int) -> dict[str, list[tuple[object, ...]]]:
+        moved, value = UUID(int=100 + number), quantity * 1000
+        lines = [
+            (who, "$USD", -value, 0),
+            (-1, "$USD", value, 0),
+            (who, "AAPL", quantity, value),
+            (-1, "AAPL", -quantity, 0),
+        ]
+        return {
+            "transfers": [(moved, "fill", f"sim:{execution}", who)],
+            "postings": [(moved, *line, 0) for line in lines],
+            "executions": [("sim", execution, FIRST, quantity, 1000, 0, 0, False, None, moved)],
+        }
+
+    def events(id_: UUID, *steps: tuple[int, str, str, str | None]) -> list[tuple[object, ...]]:
+        return [(id_, number, step, status, "why", execution) for number, step, status, execution in steps]
+
+    started = [(1, "placed", "PLACED", None), (2, "started", "IN PROGRESS", None)]
+    await commit(
+        opened=[(-1, "$USD"), (-1, "AAPL"), (who, "AAPL")],
+        placed=[new(FIRST, 1, "limit", 1000, 10_000, None)],
+        events=events(FIRST, *started),
+    )
+    part = (FIRST, "PARTIALLY FILLED", "why", 6_000, None, 4, 4_000, True, False, 4)
+    words = [(3, "accepted", "IN PROGRESS", None), (4, "executed", "PARTIALLY FILLED", "e1")]
+    await commit(settled=[part], events=events(FIRST, *words), **fill("e1", 4, 1))
+    await commit(placed=[new(OTHER, 2, "limit", 900, 9_000, None)], events=events(OTHER, *started))
+    asked = (OTHER, "IN PROGRESS", "why", 9_000, None, 0, 0, True, True, 4)
+    words = [(3, "accepted", "IN PROGRESS", None), (4, "cancel_requested", "IN PROGRESS", None)]
+    await commit(started=[asked], events=events(OTHER, *words))
+    whole = (FIRST, "FILLED", "why", 0, None, 10, 10_000, True, False, 5)
+    await commit(settled=[whole], events=events(FIRST, (5, "executed", "FILLED", "e2")), **fill("e2", 6, 2))
+    gone = (OTHER, "CANCELLED", "why", 0, None, 0, 0, True, True, 5)
+    await commit(settled=[gone], events=events(OTHER, (5, "ended", "CANCELLED", None)))
+    await connection.close()
+
+
+async def test_events_get_their_customers_numbers_and_the_figures_of_their_time(second: str) -> None:
+    await install(second)
+    assert not [finding for finding in await verify(second) if finding.row]
+    connection = await asyncpg.connect(second, server_settings={"search_path": "broker"})
+    rows = await connection.fetch(
+        """
+        SELECT seq, trade_id, step, filled_quantity, filled_value, acknowledged, cancel_requested
+        FROM event WHERE customer_id = 1001 ORDER BY seq
+        """
+    )
+    await connection.close()
+    assert [tuple(row) for row in rows] == [
+        (1, FIRST, "placed", 0, 0, False, False),
+        (2, FIRST, "started", 0, 0, False, False),
+        (3, FIRST, "accepted", 0, 0, True, False),
+        (4, FIRST, "executed", 4, 4_000, True, False),
+        (5, OTHER, "placed", 0, 0, False, False),
+        (6, OTHER, "started", 0, 0, False, False),
+        (7, OTHER, "accepted", 0, 0, True, False),
+        (8, OTHER, "cancel_requested", 0, 0, True, True),
+        (9, FIRST, "executed", 10, 10_000, True, False),
+        (10, OTHER, "ended", 0, 0, True, True),
+    ]
+
+
+async def test_the_second_version_becomes_a_fresh_one(second: str, dsn: str) -> None:
+    await install(second)
+    assert await described(second) == await described(dsn)
 
 
 async def test_everything_is_there_afterwards_and_the_books_are_right(old: str) -> None:

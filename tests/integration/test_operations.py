@@ -32,6 +32,12 @@ LABELS = {
     "broker_exchange_failures": {"call"},
     "broker_sweep_findings": {"found"},
     "broker_exchange_up": set(),
+    "broker_streams": set(),
+    "broker_stream_messages": set(),
+    "broker_stream_conflated": set(),
+    "broker_stream_cut": set(),
+    "broker_hook_deliveries": {"end"},
+    "broker_bars_saved": set(),
 }
 """Everything that is measured, and by what it is told apart: never by a customer, a trade or a token."""
 

@@ -45,6 +45,22 @@ HOT: dict[str, tuple[Any, ...]] = {
     "orders": (1001, 2**62, None, None, None, None, None, 100),
     "trades": (1001, 2**62, None, None, None, None, 100),
     "customers_with_open_trades": (),
+    "order_updates": (1001, 0, 500),
+    "newest_events": ([1001],),
+    "lease_webhooks": (32, 25.0),
+    "save_webhook": (uuid4(), NOW, 5, 25.0),
+    "fail_webhook": (uuid4(), NOW, 5, "why", 1.0, False, 100.0),
+    "webhooks_of_customer": (1001,),
+    "webhook": (1001, uuid4()),
+    "enable_webhook": (1001, uuid4()),
+    "delete_webhook": (1001, uuid4()),
+    "bars": ("AAPL", "1Min", NOW, NOW, 100),
+    "bars_at": (["AAPL"], ["1Min"], [NOW]),
+    "bar_symbols": (),
+    "load_bars": (NOW, NOW),
+    "has_bars": ("AAPL",),
+    "delete_bars": ("AAPL", NOW, 100),
+    "save_bars": (["AAPL"], ["1Min"], [NOW], *[[1]] * 7),
 }
 
 
@@ -71,7 +87,7 @@ async def test_the_commits_statements_scan_no_table(dsn: str) -> None:
     trade, transfer = uuid4(), uuid4()
     opened = [(-1, "$USD"), (-1, "AAPL"), (customer, "AAPL")]
     placed = [new_trade(trade, customer, 1, hold=200, quantity=1)]
-    events = [(trade, 1, "placed", "PLACED", "r", None)]
+    events = [(customer, 1, trade, 1, "placed", "PLACED", "r", 0, 0, False, False, None)]
     now = await connection.fetchval("SELECT now()")
     none: list[Any] = []
     await connection.fetch(

@@ -94,6 +94,10 @@ def execution(id_: str, trade: UUID, quantity: int, price: int, transfer: UUID) 
     return ("sim", id_, trade, quantity, price, 0, 0, False, None, transfer)
 
 
+def event(customer: int, seq: int, trade: UUID) -> Row:
+    return (customer, seq, trade, 1, "placed", "PLACED", "r", 0, 0, False, False, None)
+
+
 def fill_of(transfer: UUID, customer: int, shares: int, cost: int) -> list[Row]:
     return [
         (transfer, customer, "$USD", -cost, 0, 0),
@@ -258,6 +262,10 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             {"busts": [("sim", "e1", uuid4()), ("sim", "e1", uuid4())]},
         ),
         "a bust of no execution": ("bust_venue_execution_id_fkey", {"busts": [("sim", "e8", uuid4())]}),
+        "the same place among a customer's events twice": (
+            "event_pkey",
+            {"events": [event(first, 1, AT_WORK), event(first, 1, AT_WORK)]},
+        ),
         "a trade of nobody": ("trade_has_customer", {"placed": [new_trade(uuid4(), 5, seq=1, hold=0)]}),
     }
 

@@ -599,6 +599,8 @@ async def test_somebody_elses_trade_stops_no_shard(bench: Bench) -> None:
     world = bench.conditions()
     command = PlaceTrade(TradeId(uuid7()), other, Symbol("AAPL"), Side.BUY, 1)
     events = trading.place(account, command, world)
+    for event in events:
+        event.seq = account.next_event()
     await late.commit(datetime.now(UTC), {other: account.version}, events)
     await late.close()
     assert await bench.shard.submit(mine, CancelTrade(mine, command.trade_id)) is None

@@ -399,6 +399,80 @@ async def test_customers_change_the_quotes_also_where_prices_stand_still(broker)
         assert (message["quotes"][0]["bid"], message["quotes"][0]["ask"]) == (price, before["ask"])
 
 
+async def test_a_fill_is_on_the_feed_long_before_the_next_tick(broker):
+    async with (
+        trading(broker, tick_ms=60_000),
+        broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
+    ):
+        snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+        before = next(quote for quote in snapshot["quotes"] if quote["symbol"] == "AAPL")
+        await broker.place(1)
+        message = await feed.receive_json(timeout=1, loads=orjson.loads)
+        await eventually(lambda: broker.events)
+        (fill,) = broker.events
+        assert message == {
+            "type": "quotes",
+            "sequence": snapshot["sequence"] + 1,
+            "quotes": [{**before, "last": fill["price"], "ask_size": before["ask_size"] - 10, "at": fill["at"]}],
+            "trades": [{"symbol": "AAPL", "price": fill["price"], "quantity": 10, "at": fill["at"]}],
+        }
+
+
+async def test_the_feed_tells_every_trade_in_few_messages(broker):
+    """Market orders trade with the market maker alone, and with a tick this long nobody else trades."""
+    async with (
+        trading(broker, tick_ms=60_000),
+        broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
+    ):
+        messages = [await feed.receive_json(timeout=5, loads=orjson.loads)]
+        quotes = {quote["symbol"]: quote for quote in messages[0]["quotes"]}
+        trades: list[dict[str, Any]] = []
+        placing = [broker.place(64, symbol=("AAPL", "MSFT")[n % 2]) for n in range(20)]
+        await asyncio.gather(*placing)
+        await eventually(lambda: len(broker.events) == 20 * 64)
+        while len(trades) < 20 * 64:
+            messages.append(await feed.receive_json(timeout=5, loads=orjson.loads))
+            quotes |= {quote["symbol"]: quote for quote in messages[-1]["quotes"]}
+            trades += messages[-1]["trades"]
+            for symbol in {trade["symbol"] for trade in messages[-1]["trades"]}:
+                last = [trade for trade in trades if trade["symbol"] == symbol][-1]
+                assert (quotes[symbol]["last"], quotes[symbol]["at"]) == (last["price"], last["at"])
+        first = messages[0]["sequence"]
+        assert [message["sequence"] for message in messages] == list(range(first, first + len(messages)))
+        assert len(messages) < len(trades) / 10
+        fills = [(event["price"], event["quantity"], event["at"]) for event in broker.events]
+        assert sorted((trade["price"], trade["quantity"], trade["at"]) for trade in trades) == sorted(fills)
+        async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as other:
+            snapshot = await other.receive_json(timeout=5, loads=orjson.loads)
+        assert (snapshot["sequence"], snapshot["quotes"]) == (messages[-1]["sequence"], list(quotes.values()))
+
+
+async def test_the_noise_of_a_tick_is_on_the_feed(broker):
+    async with trading(broker, tick_ms=10):
+        async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
+            messages = [await feed.receive_json(timeout=5, loads=orjson.loads) for _ in range(10)]
+        for message in messages[1:]:
+            quoted = {quote["symbol"]: quote for quote in message["quotes"]}
+            last = {trade["symbol"]: trade for trade in message["trades"]}
+            assert last
+            for symbol, trade in last.items():
+                assert (quoted[symbol]["last"], trade["price"]) == (trade["price"], quoted[symbol]["last"])
+                assert trade["quantity"] > 0
+            assert all(min(quote["bid_size"], quote["ask_size"]) > 0 for quote in quoted.values())
+
+
+async def test_very_many_trades_come_in_several_messages_with_the_quotes_in_the_last(broker, monkeypatch):
+    monkeypatch.setattr("broker.simulator.feed._TRADES_MAX", 3)
+    async with (
+        trading(broker, tick_ms=60_000),
+        broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
+    ):
+        await feed.receive_json(timeout=5)
+        await broker.place(8)
+        messages = [await feed.receive_json(timeout=5) for _ in range(3)]
+        assert [(len(message["quotes"]), len(message["trades"])) for message in messages] == [(0, 3), (0, 3), (1, 2)]
+
+
 async def test_a_socket_that_does_not_read_is_dropped_and_the_others_go_on(broker):
     loop = asyncio.get_running_loop()
     async with trading(broker, tick_ms=1, feed_messages_max=4):
@@ -904,9 +978,13 @@ async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promisin
     def full(fd: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    async with trading(broker, journal=tmp_path):
+    async with (
+        trading(broker, journal=tmp_path, tick_ms=60_000),
+        broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
+    ):
         (kept,) = await broker.place(1)
         await eventually(lambda: broker.events)
+        assert [(await feed.receive_json(timeout=5))["type"] for _ in range(2)] == ["snapshot", "quotes"]
         monkeypatch.setattr(os, "write", full)
         order = broker.order()
         status, content = await broker.post(order)
@@ -914,9 +992,12 @@ async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promisin
         assert (await broker.get("/healthz"))[0] == 503
         assert (await broker.get(f"/v1/orders/{order['id']}"))[0] == 503
         assert broker.ended() == {kept}
+        with pytest.raises(TimeoutError):
+            await feed.receive(timeout=0.1)  # what could be lost again is shown to nobody
         monkeypatch.undo()  # there is room again: nobody has to start anything anew
         status, content = await broker.post(order)
         assert (status, content["status"]) == (200, "EXISTS")
+        assert len((await feed.receive_json(timeout=5))["trades"]) == 1
         await eventually(lambda: broker.ended() == {kept, order["id"]})
     async with trading(broker, journal=tmp_path):
         assert set(await broker.lookup([kept, order["id"]])) == {kept, order["id"]}

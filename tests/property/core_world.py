@@ -36,7 +36,7 @@ prices = st.integers(1, 60).map(lambda n: Money(n * 49_999))
 figures = {"quantity": quantities, "price": prices}
 picks = st.integers(0, 15)
 switches = st.sampled_from(
-    ["all", "closed", "unreachable", *SYMBOLS, "halt AAPL", "halt MSFT", "suspend 1001", "night", "night", "night"]
+    ["all", "closed", "unreachable", "stale", *SYMBOLS, "halt AAPL", "halt MSFT", "suspend 1001", *["night"] * 3]
 )
 orders = {
     "who": customers,
@@ -89,6 +89,9 @@ class MovingMarket(FixedMarket):
     def is_reachable(self, symbol: Symbol) -> bool:
         return "unreachable" not in self._on
 
+    def stale_s(self, symbol: Symbol) -> float | None:
+        return 20.0 if "stale" in self._on else None
+
 
 def view(now: datetime, market: FixedMarket, on: set[str]) -> Conditions:
     """One view of it."""
@@ -100,6 +103,7 @@ def check_start(holder: Account, trade: Trade, world: Conditions, on: set[str]) 
     """A trade that was started may trade, has what it needs, and leaves credit."""
     assert not {"all", f"stop {trade.customer_id}", f"suspend {trade.customer_id}"} & on
     assert not {f"halt {trade.symbol}", "unreachable"} & on
+    assert trade.order_type is not OrderType.MARKET or "stale" not in on, "nobody knows the price"
     if trade.side is Side.SELL:
         return
     assert trade.symbol not in on, "a restricted symbol is bought"

@@ -1,6 +1,8 @@
-"""The broker's view of the quotes: a message at a time."""
+"""The broker's view of the quotes: a message at a time, from any source."""
 
+import asyncio
 import random
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -8,30 +10,72 @@ import pytest
 
 from broker.config import Config
 from broker.core.types import Symbol
-from broker.market import Feed, FeedBroken, Quotes
+from broker.market.feed import Feed, FeedBroken, Update
+from broker.market.quotes import Quotes
 from tests.builders import AAPL, dollars
 
+AT = "2026-11-27T14:30:00+00:00"
 
-def message(type_: str, sequence: int, **asks: str) -> str:
+
+def message(type_: str, sequence: int, trades: list[dict[str, Any]] | None = None, **asks: str) -> str:
     quotes: list[dict[str, Any]] = [
-        {"symbol": symbol, "bid": "1.00", "ask": ask, "last": "1.00", "at": "2026-11-27T14:30:00+00:00"}
-        for symbol, ask in asks.items()
+        {"symbol": symbol, "bid": "1.00", "ask": ask, "last": "1.00", "at": AT} for symbol, ask in asks.items()
     ]
-    return orjson.dumps({"type": type_, "sequence": sequence, "quotes": quotes}).decode()
+    return orjson.dumps({"type": type_, "sequence": sequence, "quotes": quotes, "trades": trades or []}).decode()
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Script:
+    """A source that says this, each time anew, and then ends."""
+
+    def __init__(self, *times: list[str]) -> None:
+        self.times = list(times)
+        self.begun = 0
+
+    async def messages(self) -> AsyncGenerator[str | bytes, None]:
+        said = self.times[min(self.begun, len(self.times) - 1)]
+        self.begun += 1
+        for text in said:
+            yield text
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
-def quotes() -> Quotes:
-    return Quotes()
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def quotes(clock: Clock) -> Quotes:
+    return Quotes(15.0, clock)
 
 
 @pytest.fixture
 def feed(quotes: Quotes) -> Feed:
-    return Feed("http://127.0.0.1:1", quotes, None, Config(), random.Random(1))  # type: ignore[arg-type]
+    return follow(Script([]), quotes)
+
+
+def follow(source: Script, quotes: Quotes, **settings: Any) -> Feed:
+    def take(update: Update) -> None:
+        if update.is_snapshot:
+            quotes.replace(dict(update.quotes))
+        else:
+            quotes.update(update.quotes)
+
+    return Feed(source, take, quotes.lost, Config(**settings), random.Random(1))
 
 
 def test_nothing_is_known_before_the_first_message(quotes: Quotes) -> None:
-    assert (quotes.ask(AAPL), quotes.is_listed(AAPL), quotes.known) == (None, None, False)
+    assert (quotes.ask(AAPL), quotes.is_listed(AAPL), quotes.connected, quotes.stale_for_s) == (None, None, False, None)
 
 
 def test_a_snapshot_replaces_and_an_update_adds(feed: Feed, quotes: Quotes) -> None:
@@ -50,20 +94,41 @@ def test_a_missed_message_breaks_the_feed(feed: Feed) -> None:
         feed.take(message("quotes", 3, AAPL="190.30"))
 
 
+def test_a_feed_begins_with_a_snapshot(feed: Feed) -> None:
+    with pytest.raises(FeedBroken, match="did not begin with a snapshot"):
+        feed.take(message("quotes", 1, AAPL="190.30"))
+
+
+def trade(**changes: Any) -> dict[str, Any]:
+    return {"symbol": "AAPL", "price": "190.20", "quantity": 5, "at": AT, **changes}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"type": "snapshot"}', message("snapshot", 1, AAPL="NaN"), message("snapshot", 1, AAPL="1e5")]
+    "text",
+    [
+        "",
+        "{}",
+        '{"type": "snapshot"}',
+        message("snapshot", 1, AAPL="NaN"),
+        message("snapshot", 1, AAPL="1e5"),
+        message("snapshot", 1, AAPL="1.00").replace("+00:00", ""),
+        message("snapshot", 1, [trade(quantity=0)], AAPL="1.00"),
+        message("snapshot", 1, [trade(quantity=10_000_001)], AAPL="1.00"),
+        message("snapshot", 1, [trade(price="0")], AAPL="1.00"),
+        message("snapshot", 1, AAPL="1.00").replace('"last"', '"bid_size":-1,"last"'),
+    ],
 )
 def test_garbage_is_one_error_and_changes_nothing(text: str, feed: Feed, quotes: Quotes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         feed.take(text)
-    assert not quotes.known
+    assert not quotes.connected
 
 
 @pytest.mark.parametrize("ask", ["0", "-1.00", "1000000.01"])
 def test_a_price_that_cannot_be_is_garbage(ask: str, feed: Feed, quotes: Quotes) -> None:
     with pytest.raises(ValueError, match="a price is"):
         feed.take(message("snapshot", 1, AAPL=ask))
-    assert not quotes.known
+    assert not quotes.connected
 
 
 def test_a_symbol_that_no_snapshot_listed_is_not_listed(feed: Feed, quotes: Quotes) -> None:
@@ -72,7 +137,43 @@ def test_a_symbol_that_no_snapshot_listed_is_not_listed(feed: Feed, quotes: Quot
     assert (quotes.ask(AAPL), quotes.is_listed(Symbol("GHOST"))) == (dollars("190.30"), False)
 
 
-def test_when_the_feed_is_lost_nothing_is_known(feed: Feed, quotes: Quotes) -> None:
+def test_a_symbol_that_nothing_here_could_carry_is_left_out(feed: Feed, quotes: Quotes) -> None:
+    feed.take(message("snapshot", 1, **{"AAPL": "190.20", "brk/b": "1.00", "": "1.00"}))
+    assert quotes.symbols == ["AAPL"]
+
+
+def test_quotes_of_a_lost_feed_hold_for_a_moment_then_they_are_stale(feed: Feed, quotes: Quotes, clock: Clock) -> None:
     feed.take(message("snapshot", 1, AAPL="190.20"))
-    quotes.clear()
-    assert quotes.is_listed(AAPL) is None
+    quotes.lost()
+    clock.now += 14.9
+    assert (quotes.ask(AAPL), quotes.connected, quotes.stale_for_s) == (dollars("190.20"), False, None)
+    clock.now += 0.1
+    assert (quotes.ask(AAPL), quotes.bid(AAPL), quotes.stale_for_s) == (None, None, 15.0)
+    assert (quotes.last(AAPL), quotes.is_listed(AAPL)) == (dollars("1.00"), True), "what a position is valued at stays"
+
+
+def test_a_snapshot_makes_them_good_again(feed: Feed, quotes: Quotes, clock: Clock) -> None:
+    feed.take(message("snapshot", 1, AAPL="190.20"))
+    quotes.lost()
+    clock.now += 60
+    feed.take(message("snapshot", 1, AAPL="190.30"))
+    assert (quotes.ask(AAPL), quotes.connected, quotes.stale_for_s) == (dollars("190.30"), True, None)
+
+
+async def test_after_a_gap_the_feed_begins_anew_with_a_snapshot(quotes: Quotes) -> None:
+    first = [message("snapshot", 1, AAPL="190.20"), message("quotes", 3, AAPL="1.00")]
+    source = Script(first, [message("snapshot", 9, AAPL="190.40")])
+    task = asyncio.create_task(follow(source, quotes).run())
+    async with asyncio.timeout(5):
+        while quotes.ask(AAPL) != dollars("190.40"):
+            await asyncio.sleep(0.001)
+    task.cancel()
+    assert source.begun == 2
+
+
+async def test_a_source_that_never_begins_is_tried_ever_more_rarely(quotes: Quotes) -> None:
+    source = Script(["nonsense"])
+    task = asyncio.create_task(follow(source, quotes, feed_retry_max_s=0.2).run())
+    await asyncio.sleep(1.0)
+    task.cancel()
+    assert 4 <= source.begun <= 14, "1 s holds about 0.1 + 0.2 + 0.2 … times 0.5 to 1"

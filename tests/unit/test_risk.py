@@ -45,6 +45,13 @@ class Away(FixedMarket):
         return False
 
 
+class Silent(FixedMarket):
+    """An exchange whose quotes have not been heard for a while."""
+
+    def stale_s(self, symbol: Symbol) -> float | None:
+        return 20.4
+
+
 class Spread(FixedMarket):
     """A bid below the ask."""
 
@@ -113,6 +120,18 @@ REFUSED: dict[str, tuple[Situation, str, dict]] = {
         ({"cash": "2000"}, {"market": Away({"AAPL": "100"})}, {}),
         "exchange unavailable: the exchange sim, where AAPL is traded, does not answer; try again when it is back.",
         {"venue": "sim"},
+    ),
+    "stale": (
+        ({"cash": "2000"}, {"market": Silent({"AAPL": "100"})}, {}),
+        "stale quote: the last quote of AAPL is 20 s old and may not hold any more; "
+        "send a limit order, or try again when quotes are back.",
+        {"symbol": "AAPL", "age_s": 20},
+    ),
+    "stale, to sell": (
+        ({"shares": {"AAPL": 10}}, {"market": Silent({"AAPL": "100"})}, {"side": SELL}),
+        "stale quote: the last quote of AAPL is 20 s old and may not hold any more; "
+        "send a limit order, or try again when quotes are back.",
+        {"symbol": "AAPL", "age_s": 20},
     ),
     "closed": (
         ({"cash": "2000"}, {"policy": CLOSED}, {}),
@@ -210,6 +229,7 @@ TAKEN: dict[str, Situation] = {
         {"side": SELL},
     ),
     "no exchange was heard yet": ({"cash": "2000"}, {"market": FixedMarket()}, {"symbol": "NOSUCH"}),
+    "a limit order while quotes are stale": ({"cash": "2000"}, {"market": Silent({"AAPL": "100"})}, {"limit": "100"}),
     "a limit order waits for the opening": ({"cash": "2000"}, {"policy": CLOSED}, {"limit": "100"}),
     "a stop order too": (
         {"cash": "2000"},
@@ -315,6 +335,7 @@ def test_the_checks_stand_in_the_order_in_which_refusals_are_documented() -> Non
         risk.symbol_listed: Refusal.UNKNOWN_SYMBOL,
         risk.exchange_reachable: Refusal.EXCHANGE_UNAVAILABLE,
         risk.market_hours: Refusal.PAST_MARKET_HOURS,
+        risk.quote_fresh: Refusal.STALE_QUOTE,
         risk.shares_available: Refusal.INSUFFICIENT_SHARES,
         risk.buying_power: Refusal.INSUFFICIENT_FUNDS,
         risk.order_size: Refusal.ORDER_TOO_LARGE,

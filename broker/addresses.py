@@ -1,0 +1,181 @@
+"""Where requests may go whose URL a customer chose: to the public Internet, never into the operator's own network.
+
+An address is judged when a socket for it is made, whatever name or spelling led there: what a name resolved to a moment
+ago says nothing about what it resolves to now.
+"""
+
+import asyncio
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Literal
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+Allowed = Literal["public", "any"]
+
+URL_MAX = 2_000
+_HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f.:]+", re.ASCII)
+_THREADS_MAX = 16
+
+
+class AddressRefused(OSError):
+    """The address is not public. Which one it is stays unsaid: it would show what the operator's names resolve to."""
+
+
+# ------------------------------------------------------------------ rules
+
+_NOT_PUBLIC_4 = [
+    ip_network(text)
+    for text in (
+        "0.0.0.0/8",  # "this network": Linux connects to itself
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carriers' NAT; one cloud's metadata
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # the platform's own agent on Azure: a public number that does not leave the machine's host
+        "169.254.0.0/16",  # link-local: most clouds' metadata
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocols' own; one more cloud's metadata
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved; broadcast
+    )
+]
+_GLOBAL_UNICAST_6 = ip_network("2000::/3")
+_NOT_PUBLIC_6 = [
+    ip_network(text)
+    for text in (
+        "2001::/23",  # protocols' own; Teredo, which holds an IPv4 address
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4, which holds an IPv4 address
+        "3fff::/20",  # documentation
+    )
+]
+_NAT64 = ip_network("64:ff9b::/96")
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether this is one machine on the public Internet. (Not `is_global`: Python's versions disagree on it.)"""
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
+    if address.ipv4_mapped is not None:
+        return is_public(address.ipv4_mapped)
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+    return address in _GLOBAL_UNICAST_6 and not any(address in network for network in _NOT_PUBLIC_6)
+
+
+def check_url(text: str, allowed: Allowed) -> str:
+    """The URL in the form that is requested. Raises ValueError with a sentence for one that may not be.
+
+    A name is not resolved here: what it leads to is judged when it is connected to.
+    """
+    url = _parsed(text)
+    if url.user is not None or url.password is not None:
+        raise ValueError("url must be without a user and a password: the signature says who sends.")
+    if allowed == "public":
+        _check_public(url)
+    normal = str(url.with_fragment(None))
+    if len(normal) > URL_MAX:
+        raise ValueError(f"url must have at most {URL_MAX} characters.")
+    return normal
+
+
+def _parsed(text: str) -> URL:
+    """As the client will read it: with another parser there would be two opinions about what the host is."""
+    unusable = ValueError("url must be a URL like https://example.com/events, with printable characters and no blanks.")
+    if not text.isprintable() or " " in text or "\\" in text:
+        raise unusable
+    try:
+        url = URL(text)
+        host = url.raw_host or ""
+        if url.scheme not in {"http", "https"} or _HOST.fullmatch(host) is None or url.port == 0:
+            raise unusable
+        host.encode("idna")  # as resolving it will: no empty label, none of more than 63 characters
+    except ValueError as error:
+        raise unusable from error
+    return url
+
+
+def _check_public(url: URL) -> None:
+    if url.scheme != "https":
+        raise ValueError("url must begin with https://.")
+    if url.port != 443 and (url.port or 0) < 1024:
+        raise ValueError("url must have port 443, or one from 1024 on.")
+    host = url.raw_host or ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        if _is_number(host):
+            raise ValueError("url must have a host name, or an address in its usual form.") from None
+        return
+    if not is_public(address):
+        raise ValueError("url must lead to a public address.")
+
+
+def _is_number(host: str) -> bool:
+    """Another way to write an IPv4 address: 127.1, 0x7f000001, 2130706433."""
+    try:
+        socket.inet_aton(host.rstrip("."))
+    except OSError:
+        return host.replace(".", "").isdigit()  # a number of another kind, which is no name either
+    return True
+
+
+# ------------------------------------------------------------------ connecting
+
+
+class Resolver(AbstractResolver):
+    """Resolves on threads of its own, so that names that never answer hold up nobody else's.
+
+    Of a name that leads to public addresses and to others as well, none is used.
+    """
+
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+        self._threads = ThreadPoolExecutor(_THREADS_MAX, "webhook-names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses of a name. Raises OSError; AddressRefused where one is not public."""
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        if self._allowed == "public" and not all(is_public(ip_address(address[0])) for *_, address in found):
+            raise AddressRefused("it leads to an address that is not public")
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        return [
+            ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=proto, flags=flags)
+            for kind, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Wait for nobody."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _public_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """The last word: an address that stands in the URL is never resolved."""
+    family, kind, proto, _, address = info
+    if not is_public(ip_address(address[0])):
+        raise AddressRefused("it is an address that is not public")
+    return socket.socket(family, kind, proto)
+
+
+def connector(allowed: Allowed, resolver: Resolver, connections_max: int, idle_s: float) -> aiohttp.TCPConnector:
+    """What connects to allowed addresses only."""
+    return aiohttp.TCPConnector(
+        resolver=resolver,
+        socket_factory=_public_socket if allowed == "public" else None,
+        limit=connections_max,
+        keepalive_timeout=idle_s,
+    )

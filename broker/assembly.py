@@ -1,0 +1,229 @@
+"""What a running broker is made of: every part is made here, once, and given what it needs."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from broker import exchange as exchange_module
+from broker.api.admin import AdminApi
+from broker.api.controls import ControlsApi
+from broker.api.market import MarketApi
+from broker.api.operations import OperationsApi
+from broker.api.order_stream import OrderStreamApi
+from broker.api.orders import OrdersApi
+from broker.api.portfolio import PortfolioApi
+from broker.api.stream import StreamApi
+from broker.api.trades import TradesApi
+from broker.api.webhooks import WebhooksApi
+from broker.auth import Authenticator
+from broker.config import Config, ConfigError, read_venues
+from broker.controls import Controls, customer_scope
+from broker.core.conditions import Conditions
+from broker.core.money import UNITS_PER_DOLLAR, Money
+from broker.core.types import CustomerId
+from broker.customers import Customers
+from broker.data_folder import DataFolder
+from broker.db import Database, DatabaseUnavailable
+from broker.dispatch import Dispatcher
+from broker.exchange import HttpVenue, Webhook
+from broker.http import build_app, with_body
+from broker.ledger import Ledger, TradeDirectory
+from broker.market.data import MarketData
+from broker.market.quotes import Quotes
+from broker.metrics import Metrics
+from broker.order_updates import OrderUpdates
+from broker.policy import limits_of, policy_of
+from broker.portfolio import Portfolio
+from broker.price_samples import PriceSamples
+from broker.reading import Reading
+from broker.router import Router, Venue, read_routes
+from broker.shards import Shard, Shards
+from broker.streams import Streams
+from broker.updates import Updates
+from broker.webhooks import Webhooks
+
+log = structlog.get_logger()
+
+VENUE = "sim"
+"""The name of the first venue: executions are unique for each venue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A broker that is ready, as whoever started it needs to know it."""
+
+    url: str
+    exchange_url: str
+    dsn: str
+    admin_token: str
+    customers: Customers
+    authenticator: Authenticator
+    folder: DataFolder
+
+
+@dataclass(slots=True)
+class Parts:
+    """A broker before it listens."""
+
+    running: Running
+    app: web.Application
+    shards: Shards
+    router: Router
+    controls: Controls
+    ledgers: list[Ledger]
+    streams: Streams
+    market: MarketData
+    work: list[Coroutine[Any, Any, None]]
+    config: Config
+    runner: web.AppRunner | None = None
+
+
+def assemble(
+    config: Config,
+    url: str,
+    exchange_url: str,
+    keys: list[bytes],
+    database: Database,
+    session: aiohttp.ClientSession,
+    folder: DataFolder,
+) -> Parts:
+    """The parts, which know each other and do nothing yet. Raises ConfigError where a setting cannot be used."""
+    metrics = Metrics()
+
+    async def take(reports: Any) -> None:  # the desks and the shards know each other: the knot is tied here
+        await shards.report(reports)
+
+    controls = Controls(database, limits_of(config))
+    router = _router(config, url, exchange_url, session, take, controls, metrics)
+    policy, updates = policy_of(config), Updates()
+
+    def conditions() -> Conditions:
+        return Conditions(datetime.now(UTC), router, controls, policy)
+
+    def restrict(customer_id: CustomerId, reason: str) -> None:
+        controls.restrict(customer_scope(customer_id), reason)
+
+    ledgers = [Ledger(database, number, uuid7, lambda: conditions().today) for number in range(config.shards)]
+    workers = [
+        Shard(number, ledger, router, updates, conditions, restrict, config, metrics)
+        for number, ledger in enumerate(ledgers)
+    ]
+    directory = TradeDirectory(database)
+    shards = Shards(workers, router.owner, directory, metrics)
+    admin_token = config.admin_token or folder.secret("adminToken")
+    authenticator = Authenticator(database, admin_token, config)
+    credit_max = Money(config.margin_credit_max * UNITS_PER_DOLLAR)
+    customers = Customers(database, authenticator, controls, uuid7, credit_max)
+    reading = Reading(database)
+    portfolio, samples = Portfolio(database, conditions), PriceSamples(database, conditions)
+    events = OrderUpdates(database)
+    hooks = Webhooks(database, events, config, metrics, random.Random())  # noqa: S311 - jitter
+    streams = Streams(authenticator, database, config, metrics)
+    market = _market(config, router, database, session, metrics)
+    order_stream = OrderStreamApi(streams, events, updates, config, metrics)
+    routes = [
+        *TradesApi(shards, reading, authenticator, uuid7, config, metrics).routes(),
+        *order_stream.routes(),
+        *OrdersApi(shards, reading, updates, authenticator, uuid7, config, metrics).routes(),
+        *StreamApi(streams, market.board, market.hub, config).routes(),
+        *MarketApi(market.board, market.bars, controls, authenticator, lambda: datetime.now(UTC), config).routes(),
+        *PortfolioApi(portfolio, authenticator, config).routes(),
+        *WebhooksApi(database, events, hooks.wake, authenticator, uuid7, config).routes(),
+        *AdminApi(customers, shards, reading, authenticator, config).routes(),
+        *ControlsApi(controls, customers, shards, directory, router.last, authenticator, config).routes(),
+        *OperationsApi(database, lambda: _exchanges_answer(session, router), metrics).routes(),
+        *_webhooks(config, keys, router, shards, metrics),
+    ]
+    work = [worker.run() for worker in workers]
+    work += [_recover(directory, shards, config.recover_every_s), shards.expire()]
+    work += [controls.run(config.controls_every_s), samples.run(config.price_sample_s)]
+    work += [hooks.run(), streams.run(), order_stream.run(), *market.work()]
+    for venue in router.venues.values():
+        work += [venue.desk.run_sending(), venue.desk.run_cancelling(), venue.desk.run_sweep()]
+    running = Running(url, exchange_url, database.dsn, admin_token, customers, authenticator, folder)
+    app = build_app(config, metrics, routes)
+    return Parts(running, app, shards, router, controls, ledgers, streams, market, work, config)
+
+
+def _router(
+    config: Config,
+    url: str,
+    exchange_url: str,
+    session: aiohttp.ClientSession,
+    take: Callable[[Any], Awaitable[None]],
+    controls: Controls,
+    metrics: Metrics,
+) -> Router:
+    """All exchanges: the one of --exchange first, then those of --venues."""
+    callback = (config.public_url or url).rstrip("/") + "/webhooks/exchange"
+    rng = random.Random()  # noqa: S311 - jitter, no secrets
+    venues = []
+    for name, base in {VENUE: exchange_url, **read_venues(config.venues)}.items():
+        callback_url = callback if name == VENUE else f"{callback}/{name}"
+        exchange = HttpVenue(name, base, callback_url, session, config.lookup_body_max)
+        desk = Dispatcher(exchange, name, take, config, metrics, rng, controls.why_not_sent)
+        venues.append(Venue(name, exchange, desk, Quotes(config.quote_stale_s)))
+    names = {venue.name for venue in venues}
+    try:
+        routes = read_routes(config.routes, names.__contains__)
+    except ValueError as error:
+        raise ConfigError(f"routes cannot be used: {error}") from error
+    metrics.exchange_up.set_function(lambda: float(all(venue.quotes.connected for venue in venues)))
+    return Router(venues, routes, config.venue_down_after_s)
+
+
+def _market(
+    config: Config, router: Router, database: Database, session: aiohttp.ClientSession, metrics: Metrics
+) -> MarketData:
+    venues = [(venue.name, venue.exchange.url, venue.quotes) for venue in router.venues.values()]
+    return MarketData(venues, router.venue, database, session, lambda: datetime.now(UTC), config, metrics)
+
+
+def _webhooks(
+    config: Config, keys: list[bytes], router: Router, shards: Shards, metrics: Metrics
+) -> Iterator[web.RouteDef]:
+    """Each exchange has a callback path of its own, so that an execution id is unique to its exchange."""
+    for name, venue in router.venues.items():
+        webhook = Webhook(
+            name,
+            keys,
+            config.webhook_window_s,
+            config.webhook_events_max,
+            shards.report,
+            venue.desk.ask,
+            time.time,
+            metrics,
+        )
+        handler = with_body(webhook.handle, config.webhook_body_max, config.body_wait_s)
+        path = "/webhooks/exchange" if name == VENUE else f"/webhooks/exchange/{name}"
+        yield web.post(path, handler)
+
+
+async def _exchanges_answer(session: aiohttp.ClientSession, router: Router) -> bool:
+    """Whether every exchange says that it takes orders."""
+    answers = await asyncio.gather(
+        *(exchange_module.probe(session, venue.exchange.url) for venue in router.venues.values())
+    )
+    return all(answers)
+
+
+async def _recover(directory: TradeDirectory, shards: Shards, every_s: float) -> None:
+    """Take up open trades that no shard has in memory, for ever.
+
+    First those of before the start; later those that a late commit, or one of a process that died, may have left.
+    """
+    while True:
+        try:
+            await shards.recover(await directory.customers_with_open_trades())
+        except DatabaseUnavailable as error:
+            log.warning("recovery.postponed", error=str(error))
+        await asyncio.sleep(every_s)

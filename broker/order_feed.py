@@ -1,0 +1,157 @@
+"""Follows customers' order updates: out of the database up to now, and from then on as they are committed.
+
+What is committed here comes through the publisher, at once. What another process commits is found by asking. In either
+case a reader goes by the sequence alone: what does not follow the last one it has, it reads from the database. So
+nothing is lost where its memory is too small, an event was never published, or two processes take turns.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from broker.config import Config
+from broker.core.messages import TradeEvent
+from broker.core.types import CustomerId
+from broker.db import DatabaseUnavailable
+from broker.order_updates import OrderUpdates, encode_event
+from broker.updates import Updates
+
+_READS_AT_ONCE = 4
+"""However many have to catch up, other readers find a connection."""
+_PAUSE_S = 0.5
+"""While the database is away."""
+
+Numbered = tuple[int, bytes]
+"""A message with its sequence."""
+
+
+class Reader:
+    """One client's place among its customer's updates: what follows comes in order, none twice, none left out."""
+
+    def __init__(
+        self,
+        customer_id: CustomerId,
+        order_updates: OrderUpdates,
+        encode: Callable[[TradeEvent], bytes | None],
+        turn: asyncio.Semaphore,
+        config: Config,
+    ) -> None:
+        self.customer_id = customer_id
+        self.position = 0
+        self._order_updates = order_updates
+        self._encode = encode
+        self._turn = turn
+        self._queue_max = config.order_stream_queue_max
+        self._page = config.order_stream_page
+        self._queue: deque[Numbered] = deque()  # a run without gaps
+        self._queues = True  # not once it was full, until what was forgotten is being read
+        self._newest = 0  # that we have heard of
+        self._news = asyncio.Event()
+
+    # -------------------------------------------------------------- in
+
+    async def begin(self, since: int | None) -> int:
+        """Take a place after `since`, or after the newest update; returns the newest. Raises DatabaseUnavailable."""
+        newest = await self._order_updates.newest(self.customer_id)
+        self.position = newest if since is None else since
+        self.hear(newest)
+        return newest
+
+    def take(self, event: TradeEvent) -> None:
+        """One more was committed here."""
+        self.hear(event.seq)
+        if not self._queues:
+            return
+        message = self._encode(event)
+        if message is None or (self._queue and self._queue[-1][0] + 1 != event.seq):
+            self._queue.clear()
+        if message is None:
+            return
+        if len(self._queue) >= self._queue_max:
+            self._queue.clear()
+            self._queues = False
+            return
+        self._queue.append((event.seq, message))
+
+    def hear(self, newest: int) -> None:
+        """There is an update of this sequence, wherever it was committed."""
+        if newest > self._newest:
+            self._newest = newest
+            self._news.set()
+
+    # -------------------------------------------------------------- out
+
+    async def next(self, silence_s: float) -> Sequence[Numbered]:
+        """What follows, as much as there is at once; nothing where there was silence for so long.
+
+        While the database is away it waits.
+        """
+        try:
+            async with asyncio.timeout(silence_s):
+                while self._newest <= self.position:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return ()
+        batch = self._queued() or await self._read()
+        while not batch:
+            await asyncio.sleep(_PAUSE_S)
+            batch = await self._read()
+        self.position = batch[-1][0]
+        return batch
+
+    def _queued(self) -> Sequence[Numbered]:
+        while self._queue and self._queue[0][0] <= self.position:
+            self._queue.popleft()
+        if not self._queue or self._queue[0][0] != self.position + 1:
+            return ()
+        batch = [*self._queue]
+        self._queue.clear()
+        return batch
+
+    async def _read(self) -> Sequence[Numbered]:
+        self._queues = True  # from here on; what comes meanwhile follows this page, or the next one
+        try:
+            async with self._turn:
+                return await self._order_updates.read(self.customer_id, self.position, self._page)
+        except DatabaseUnavailable:
+            return ()
+
+
+class OrderFeed:
+    """All readers of this process."""
+
+    def __init__(self, order_updates: OrderUpdates, updates: Updates, config: Config) -> None:
+        self._order_updates = order_updates
+        self._updates = updates
+        self._config = config
+        self._readers: set[Reader] = set()
+        self._turn = asyncio.Semaphore(_READS_AT_ONCE)
+        self._last: tuple[TradeEvent, bytes | None] | None = None
+
+    @contextmanager
+    def follow(self, customer_id: CustomerId) -> Iterator[Reader]:
+        """A reader, which hears what is new for as long as the block lasts."""
+        reader = Reader(customer_id, self._order_updates, self._encoded, self._turn, self._config)
+        self._readers.add(reader)
+        try:
+            with self._updates.follow(customer_id, reader.take):
+                yield reader
+        finally:
+            self._readers.discard(reader)
+
+    def _encoded(self, event: TradeEvent) -> bytes | None:
+        """All readers of a customer are told one after another: it is encoded once for all of them."""
+        if self._last is None or self._last[0] is not event:
+            self._last = event, encode_event(event)
+        return self._last[1]
+
+    async def check(self) -> None:
+        """Tell every reader of what another process may have committed. Raises DatabaseUnavailable."""
+        customer_ids = {reader.customer_id for reader in self._readers}
+        if not customer_ids:
+            return
+        newest = await self._order_updates.newest_of(sorted(customer_ids))
+        for reader in self._readers:
+            reader.hear(newest.get(reader.customer_id, 0))  # 0: of one who came while we asked

@@ -1,0 +1,283 @@
+"""Open streams of customers: who may have one, how many, and how it ends. WebSockets and event streams alike.
+
+A stream is let in by the Authorization header, or a WebSocket by its first message (browsers cannot set the header):
+`{"action": "authenticate", "token": "…"}`. It ends when its key is revoked: at once where this process revoked it,
+within `key_cache_s` where another one did.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from broker.auth import Authenticator, Caller, NotAuthenticated
+from broker.config import Config
+from broker.core.types import CustomerId
+from broker.db import Database, DatabaseUnavailable
+from broker.http import ApiError, as_api_error, convert, parse_json
+from broker.metrics import Metrics
+
+log = structlog.get_logger()
+
+_CLOSE_WITHIN_S = 1.0
+"""How long a client may take to answer our close before its connection is cut."""
+_LOOK_S = 0.05
+_REASON_MAX = 120
+"""Bytes of text in a close frame."""
+
+
+class _Authenticate(msgspec.Struct, forbid_unknown_fields=True):
+    """The first message of a socket that came without the header."""
+
+    action: str
+    token: str
+
+
+@dataclass(eq=False, slots=True)
+class OpenStream:
+    """One open stream; `end` tells its client why and closes it. Calling it again does nothing."""
+
+    caller: Caller
+    end: Callable[[WSCloseCode, str], None]
+
+
+class Socket:
+    """A customer's WebSocket, after its handshake. It speaks JSON objects in text frames."""
+
+    def __init__(self, caller: Caller, ws: web.WebSocketResponse, transport: asyncio.Transport) -> None:
+        self.caller = caller
+        self.ws = ws
+        self.transport = transport
+        self._closing: asyncio.Task[None] | None = None
+
+    async def send(self, message: object) -> None:
+        """One message; waits while the client does not keep up. A socket that is gone swallows it."""
+        await self.send_text(orjson.dumps(message, default=str, option=orjson.OPT_UTC_Z))
+
+    async def send_text(self, encoded: bytes) -> None:
+        """The same, of a message that is JSON already."""
+        with suppress(ConnectionError):  # reading notices it as well, and ends the stream
+            if not self.ws.closed:
+                await self.ws.send_frame(encoded, WSMsgType.TEXT)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Tell the client what was wrong with its message; the socket stays open."""
+        await self.send({"type": "error", "code": error.code, "error": str(error), **error.figures})
+
+    async def messages(self) -> AsyncIterator[object]:
+        """What the client says, parsed, until it or we close. What is no JSON is answered with an error message."""
+        async for message in self.ws:
+            if message.type is not WSMsgType.TEXT:
+                await self.refuse(ApiError(400, "invalid_message", "Send messages as text frames."))
+                continue
+            try:
+                yield parse_json(message.data.encode())
+            except ApiError as error:
+                await self.refuse(error)
+
+    def end(self, code: WSCloseCode, reason: str, within_s: float = _CLOSE_WITHIN_S) -> None:
+        """Close it in the background, after what is on its way; a client that does not take that in time is cut off."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(code, reason, within_s))
+
+    async def wait_closed(self) -> None:
+        """Wait until `end` is done: who leaves earlier would close the socket as if nothing had happened."""
+        if self._closing is not None:
+            await asyncio.wait({self._closing})
+
+    async def _close(self, code: WSCloseCode, reason: str, within_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within_s
+        try:
+            async with asyncio.timeout_at(until):
+                await self.ws.close(code=code, message=reason.encode()[:_REASON_MAX], drain=False)
+                while self.transport.get_write_buffer_size():  # noqa: ASYNC110 - a transport tells nobody when it is empty
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            log.info("stream.cut", customer_id=self.caller.customer_id, reason=reason)
+        finally:
+            self.transport.abort()
+
+
+class Streams:
+    """All open streams of this process, within their limits."""
+
+    def __init__(self, authenticator: Authenticator, database: Database, config: Config, metrics: Metrics) -> None:
+        self._authenticator = authenticator
+        self._database = database
+        self._config = config
+        self._open: set[OpenStream] = set()
+        self._count = 0  # with those that have not said yet whose they are
+        self._of_customer: Counter[CustomerId] = Counter()
+        self._look = asyncio.Event()
+        self._metrics = metrics
+        authenticator.on_forget = self._look.set
+
+    # -------------------------------------------------------------- in
+
+    async def caller(self, request: web.Request) -> Caller:
+        """The customer of the Authorization header. Raises NotAuthenticated."""
+        return await self._authenticator.customer(request.headers.get("Authorization"))
+
+    async def websocket(
+        self, request: web.Request, serve: Callable[[Socket], Awaitable[None]]
+    ) -> web.WebSocketResponse:
+        """Serve one WebSocket for as long as `serve` runs. Raises NotAuthenticated or ApiError before the handshake."""
+        ws = web.WebSocketResponse(
+            heartbeat=self._config.stream_ping_s,
+            max_msg_size=self._config.stream_message_max,
+            timeout=_CLOSE_WITHIN_S,
+            compress=False,
+            writer_limit=self._config.stream_buffer_max,  # a send waits while so much is on its way
+        )
+        is_handshake = ws.can_prepare(request).ok
+        may_wait = is_handshake and "Authorization" not in request.headers
+        caller = None if may_wait else await self.caller(request)
+        if not is_handshake:
+            raise ApiError(
+                426, "websocket_needed", "This path is a WebSocket: connect with one.", {"Upgrade": "websocket"}
+            )
+        with self.place():
+            if caller is not None:
+                self._check_room(caller)
+            try:
+                await ws.prepare(request)
+            except ConnectionError as error:  # the client is gone by now: nobody will read this answer
+                raise web.HTTPBadRequest from error
+            if caller is None:
+                caller = await self._introduced(ws)
+            if caller is not None:
+                await self._serve(caller, ws, request, serve)
+            await _closed(ws)
+        return ws
+
+    async def _serve(
+        self,
+        caller: Caller,
+        ws: web.WebSocketResponse,
+        request: web.Request,
+        serve: Callable[[Socket], Awaitable[None]],
+    ) -> None:
+        if request.transport is None:  # the client left while we asked who it is
+            return
+        socket = Socket(caller, ws, request.transport)
+        try:
+            with self.opened(OpenStream(caller, socket.end)):
+                await serve(socket)
+        except Exception as error:  # the handshake is over: no answer can be given any more, but in a message
+            expected = as_api_error(error)
+            if expected is None:
+                log.error("stream.failed", exc_info=error)
+                expected = ApiError(500, "internal_error", "This is a fault of the broker. It is in its log.")
+            await socket.refuse(expected)
+            socket.end(
+                WSCloseCode.INTERNAL_ERROR if expected.status >= 500 else WSCloseCode.POLICY_VIOLATION, str(expected)
+            )
+            await socket.wait_closed()
+
+    @contextmanager
+    def opened(self, stream: OpenStream) -> Iterator[None]:
+        """Count a stream of a customer for as long as the block lasts. Raises ApiError 429 where there is no room."""
+        self._check_room(stream.caller)
+        customer_id = stream.caller.customer_id
+        self._of_customer[customer_id] += 1
+        self._open.add(stream)
+        try:
+            yield
+        finally:
+            self._open.discard(stream)
+            self._of_customer[customer_id] -= 1
+            if not self._of_customer[customer_id]:
+                del self._of_customer[customer_id]
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of all streams. Raises ApiError 503 where there is no room."""
+        if self._count >= self._config.stream_sockets_max:
+            sentence = f"{self._count} streams are open, which is the limit. Try again in a moment."
+            raise ApiError(503, "too_many_streams", sentence, {"Retry-After": "1"})
+        self._count += 1
+        self._metrics.streams.set(self._count)
+        try:
+            yield
+        finally:
+            self._count -= 1
+            self._metrics.streams.set(self._count)
+
+    def _check_room(self, caller: Caller) -> None:
+        most = self._config.stream_customer_max
+        if self._of_customer[caller.customer_id] >= most:
+            raise ApiError(
+                429, "too_many_streams", f"You have {most} streams open, which is the limit. Close one first."
+            )
+
+    async def _introduced(self, ws: web.WebSocketResponse) -> Caller | None:
+        """Who says in the first message who it is; None, and the socket told why, where that fails."""
+        try:
+            async with asyncio.timeout(self._config.stream_auth_s):
+                message = await ws.receive()
+            if message.type is not WSMsgType.TEXT:
+                raise NotAuthenticated('Say who you are first: {"action": "authenticate", "token": "…"}.')
+            words = convert(parse_json(message.data.encode()), _Authenticate)
+            if words.action != "authenticate":
+                raise NotAuthenticated('Say who you are first: {"action": "authenticate", "token": "…"}.')
+            caller = await self._authenticator.customer(f"Bearer {words.token}")
+            self._check_room(caller)
+        except TimeoutError:
+            await _refused(ws, ApiError(401, "unauthorized", "Nobody said in time who this is."))
+        except (NotAuthenticated, ApiError, DatabaseUnavailable) as error:
+            refusal = as_api_error(error)
+            assert refusal is not None
+            await _refused(ws, refusal)
+        else:
+            return caller
+        return None
+
+    # -------------------------------------------------------------- out
+
+    async def run(self) -> None:
+        """End the streams of keys that are not valid any more, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.key_cache_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            try:
+                await self._end_revoked()
+            except DatabaseUnavailable as error:
+                log.warning("streams.keys_not_read", error=str(error))
+
+    async def _end_revoked(self) -> None:
+        keys = {stream.caller.key_id for stream in self._open}
+        if not keys:
+            return
+        valid = {row["key_id"] for row in await self._database.fetch("valid_keys", sorted(keys))}
+        for stream in [stream for stream in self._open if stream.caller.key_id in keys - valid]:
+            stream.end(WSCloseCode.POLICY_VIOLATION, "The key of this stream was revoked.")
+
+    def end_all(self) -> None:
+        """The broker stops: tell everybody to come again."""
+        for stream in [*self._open]:
+            stream.end(WSCloseCode.GOING_AWAY, "The broker stops. Connect again in a moment.")
+
+
+async def _refused(ws: web.WebSocketResponse, error: ApiError) -> None:
+    if not ws.closed:
+        message: dict[str, Any] = {"type": "error", "code": error.code, "error": str(error)}
+        with suppress(ConnectionError):
+            await ws.send_frame(orjson.dumps(message), WSMsgType.TEXT)
+        await ws.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error).encode()[:_REASON_MAX], drain=False)
+
+
+async def _closed(ws: web.WebSocketResponse) -> None:
+    if not ws.closed:
+        await ws.close(drain=False)
