@@ -38,10 +38,10 @@ class Count:
 
 
 def _day_us(text: bytes, at: int) -> int:
-    """Microseconds of the day of an RFC 3339 time with six decimals that begins here."""
-    return (
-        (int(text[at + 11 : at + 13]) * 60 + int(text[at + 14 : at + 16])) * 60 + int(text[at + 17 : at + 19])
-    ) * 1_000_000 + int(text[at + 20 : at + 26])
+    """Microseconds of the day of an RFC 3339 time that begins here, with six decimals or with none."""
+    minutes = int(text[at + 11 : at + 13]) * 60 + int(text[at + 14 : at + 16])
+    fraction = int(text[at + 20 : at + 26]) if text[at + 19 : at + 20] == b"." else 0
+    return (minutes * 60 + int(text[at + 17 : at + 19])) * 1_000_000 + fraction
 
 
 class Client(asyncio.Protocol):

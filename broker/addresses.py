@@ -7,16 +7,18 @@ ago says nothing about what it resolves to now.
 import asyncio
 import re
 import socket
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 Allowed = Literal["public", "any"]
+_Found = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
 
 URL_MAX = 2_000
 _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f.:]+", re.ASCII)
@@ -135,21 +137,21 @@ def _is_number(host: str) -> bool:
 
 
 class Resolver(AbstractResolver):
-    """Resolves on threads of its own, so that names that never answer hold up nobody else's.
+    """Resolves on threads of its own, so that names that never answer hold up nobody else's, nor the broker's end.
 
-    Of a name that leads to public addresses and to others as well, none is used.
+    Those of an executor would: the interpreter waits for them when it ends. Of a name that leads to public addresses
+    and to others as well, none is used.
     """
 
     def __init__(self, allowed: Allowed) -> None:
         self._allowed = allowed
-        self._threads = ThreadPoolExecutor(_THREADS_MAX, "webhook-names")
+        self._room = asyncio.Semaphore(_THREADS_MAX)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of a name. Raises OSError; AddressRefused where one is not public."""
-        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        found = await self._look_up(host, port, family)
         if self._allowed == "public" and not all(is_public(ip_address(address[0])) for *_, address in found):
             raise AddressRefused("it leads to an address that is not public")
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -158,9 +160,39 @@ class Resolver(AbstractResolver):
             for kind, _, proto, _, address in found
         ]
 
+    async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> _Found:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_Found] = loop.create_future()
+
+        def tell(found: _Found, error: Exception | None) -> None:
+            self._room.release()
+            if answer.done():  # whoever asked has stopped waiting
+                return
+            if error is None:
+                answer.set_result(found)
+            else:
+                answer.set_exception(error)
+
+        def work() -> None:
+            found: _Found = ()
+            error = None
+            try:
+                found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            except Exception as caught:  # noqa: BLE001 - whatever it is, it is for whoever asked
+                error = caught
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell, found, error)
+
+        await self._room.acquire()  # until the thread is done, however long anybody waits for it
+        try:
+            threading.Thread(target=work, name="webhook-names", daemon=True).start()
+        except RuntimeError:  # there can be no more threads
+            self._room.release()
+            raise
+        return await answer
+
     async def close(self) -> None:
-        """Wait for nobody."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Wait for nobody: what still runs ends with the interpreter, if no earlier."""
 
 
 def _public_socket(info: aiohttp.AddrInfoType) -> socket.socket:

@@ -177,7 +177,9 @@ def _router(
         routes = read_routes(config.routes, names.__contains__)
     except ValueError as error:
         raise ConfigError(f"routes cannot be used: {error}") from error
-    metrics.exchange_up.set_function(lambda: float(all(venue.quotes.connected for venue in venues)))
+    metrics.exchange_up.set_function(
+        lambda: float(all(venue.is_heard or not venue.desk.down_for_s for venue in venues))
+    )
     return Router(venues, routes, config.venue_down_after_s)
 
 

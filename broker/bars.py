@@ -135,6 +135,8 @@ class Bars:
 
         It reads at most as many bars of a minute as the wanted ones are made of. Raises DatabaseUnavailable.
         """
+        if start >= end:  # before the calendar is asked, which ends
+            return []
         first = timeframe.start_of(start)
         begins_at = first if first == start else timeframe.end_of(start)
         if begins_at >= end:

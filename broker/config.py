@@ -155,6 +155,9 @@ class Config:
 
     stream_sockets_max: int = _setting(10_000, "open streams of all customers")
     stream_customer_max: int = _setting(1_000, "open streams of one customer: a desk with as many screens")
+    stream_strangers_max: int = _setting(
+        200, "WebSockets that have not said yet whose they are; customers' own are apart"
+    )
     stream_symbols_max: int = _setting(1_000, "symbols that one stream may follow: each costs memory")
     stream_message_max: int = _setting(64 * 1024, "bytes in a message of a client's: 1,000 symbols and some room")
     stream_auth_s: float = _setting(5.0, "a WebSocket without Authorization header must say within this who it is")

@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import structlog
+
 from broker.config import Config
 from broker.core.messages import TradeEvent
 from broker.core.types import CustomerId
 from broker.db import DatabaseUnavailable
 from broker.order_updates import OrderUpdates, encode_event
 from broker.updates import Updates
+
+log = structlog.get_logger()
 
 _READS_AT_ONCE = 4
 """However many have to catch up, other readers find a connection."""
@@ -24,6 +28,13 @@ _PAUSE_S = 0.5
 
 Numbered = tuple[int, bytes]
 """A message with its sequence."""
+
+
+class BooksSetBack(Exception):
+    """The database has lost what was heard of already, as after a fail-over: its numbers are given out again."""
+
+    def __init__(self) -> None:
+        super().__init__("The books were set back; ask for your orders, and connect again.")
 
 
 class Reader:
@@ -46,7 +57,8 @@ class Reader:
         self._page = config.order_stream_page
         self._queue: deque[Numbered] = deque()  # a run without gaps
         self._queues = True  # not once it was full, until what was forgotten is being read
-        self._newest = 0  # that we have heard of
+        self.newest = 0  # that we have heard of
+        self._is_set_back = False
         self._news = asyncio.Event()
 
     # -------------------------------------------------------------- in
@@ -76,28 +88,36 @@ class Reader:
 
     def hear(self, newest: int) -> None:
         """There is an update of this sequence, wherever it was committed."""
-        if newest > self._newest:
-            self._newest = newest
+        if newest > self.newest:
+            self.newest = newest
             self._news.set()
+
+    def set_back(self) -> None:
+        """What we have heard of is gone from the database: what follows our place may be anything."""
+        self._is_set_back = True
+        self._news.set()
 
     # -------------------------------------------------------------- out
 
     async def next(self, silence_s: float) -> Sequence[Numbered]:
         """What follows, as much as there is at once; nothing where there was silence for so long.
 
-        While the database is away it waits.
+        While the database is away it waits. Raises BooksSetBack.
         """
         try:
             async with asyncio.timeout(silence_s):
-                while self._newest <= self.position:
+                while self.newest <= self.position and not self._is_set_back:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
             return ()
-        batch = self._queued() or await self._read()
+        batch: Sequence[Numbered] = ()
         while not batch:
-            await asyncio.sleep(_PAUSE_S)
-            batch = await self._read()
+            batch = self._queued() or await self._read()
+            if self._is_set_back:
+                raise BooksSetBack
+            if not batch:
+                await asyncio.sleep(_PAUSE_S)
         self.position = batch[-1][0]
         return batch
 
@@ -148,10 +168,19 @@ class OrderFeed:
         return self._last[1]
 
     async def check(self) -> None:
-        """Tell every reader of what another process may have committed. Raises DatabaseUnavailable."""
+        """Tell every reader of what another process may have committed, or a fail-over lost.
+
+        Raises DatabaseUnavailable and RefusedByDatabase.
+        """
         customer_ids = {reader.customer_id for reader in self._readers}
         if not customer_ids:
             return
+        heard = {reader: reader.newest for reader in self._readers}  # what was heard of by now, the answer has as well
         newest = await self._order_updates.newest_of(sorted(customer_ids))
+        for reader, before in heard.items():
+            now = newest.get(reader.customer_id, 0)
+            if now < before:
+                log.warning("order_stream.set_back", customer_id=reader.customer_id, heard=before, newest=now)
+                reader.set_back()
         for reader in self._readers:
             reader.hear(newest.get(reader.customer_id, 0))  # 0: of one who came while we asked

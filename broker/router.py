@@ -24,6 +24,11 @@ class Venue:
     desk: Dispatcher
     quotes: Quotes
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether its quotes are heard from itself: those of a recording, or through Redis, say nothing about it."""
+        return self.quotes.connected and self.quotes.is_live
+
 
 class Router:
     """All venues. A symbol goes where `routes` says, else to the first one."""
@@ -62,7 +67,7 @@ class Router:
     def is_reachable(self, symbol: Symbol) -> bool:
         """Whether its exchange answers, or has been away for a moment only; its quotes or its answers say so."""
         venue = self._of(symbol)
-        return venue.quotes.connected or venue.desk.down_for_s < self._down_after_s
+        return venue.is_heard or venue.desk.down_for_s < self._down_after_s
 
     def stale_s(self, symbol: Symbol) -> float | None:
         """For how long its quotes have not been heard, where that is too long for them to hold; else None."""

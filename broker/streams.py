@@ -6,6 +6,7 @@ within `key_cache_s` where another one did.
 """
 
 import asyncio
+import socket as socket_options
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from broker.auth import Authenticator, Caller, NotAuthenticated
 from broker.config import Config
 from broker.core.types import CustomerId
-from broker.db import Database, DatabaseUnavailable
+from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 from broker.http import ApiError, as_api_error, convert, parse_json
 from broker.metrics import Metrics
 
@@ -114,7 +115,8 @@ class Streams:
         self._database = database
         self._config = config
         self._open: set[OpenStream] = set()
-        self._count = 0  # with those that have not said yet whose they are
+        self._count = 0
+        self._strangers = 0  # sockets that have not said yet whose they are: these are not in the count
         self._of_customer: Counter[CustomerId] = Counter()
         self._look = asyncio.Event()
         self._metrics = metrics
@@ -144,19 +146,33 @@ class Streams:
             raise ApiError(
                 426, "websocket_needed", "This path is a WebSocket: connect with one.", {"Upgrade": "websocket"}
             )
-        with self.place():
-            if caller is not None:
-                self._check_room(caller)
-            try:
-                await ws.prepare(request)
-            except ConnectionError as error:  # the client is gone by now: nobody will read this answer
-                raise web.HTTPBadRequest from error
-            if caller is None:
+        if caller is None:
+            with self._stranger():
+                await _prepare(ws, request)
                 caller = await self._introduced(ws)
             if caller is not None:
+                await self._serve_introduced(caller, ws, request, serve)
+        else:
+            self._check_room(caller)
+            with self.place():
+                await _prepare(ws, request)
                 await self._serve(caller, ws, request, serve)
-            await _closed(ws)
+        await _closed(ws)
         return ws
+
+    async def _serve_introduced(
+        self,
+        caller: Caller,
+        ws: web.WebSocketResponse,
+        request: web.Request,
+        serve: Callable[[Socket], Awaitable[None]],
+    ) -> None:
+        """Who was let in after the handshake hears in a message that there is no room."""
+        try:
+            with self.place():
+                await self._serve(caller, ws, request, serve)
+        except ApiError as error:
+            await _refused(ws, error)
 
     async def _serve(
         self,
@@ -168,6 +184,7 @@ class Streams:
         if request.transport is None:  # the client left while we asked who it is
             return
         socket = Socket(caller, ws, request.transport)
+        bound_buffers(request.transport, self._config.stream_buffer_max)
         try:
             with self.opened(OpenStream(caller, socket.end)):
                 await serve(socket)
@@ -211,6 +228,18 @@ class Streams:
             self._count -= 1
             self._metrics.streams.set(self._count)
 
+    @contextmanager
+    def _stranger(self) -> Iterator[None]:
+        """One of those who have not said who they are: they take no customer's place."""
+        if self._strangers >= self._config.stream_strangers_max:
+            sentence = "Too many streams wait to be told whose they are. Send the Authorization header, or try again."
+            raise ApiError(503, "too_many_streams", sentence, {"Retry-After": "1"})
+        self._strangers += 1
+        try:
+            yield
+        finally:
+            self._strangers -= 1
+
     def _check_room(self, caller: Caller) -> None:
         most = self._config.stream_customer_max
         if self._of_customer[caller.customer_id] >= most:
@@ -253,7 +282,7 @@ class Streams:
             self._look.clear()
             try:
                 await self._end_revoked()
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, RefusedByDatabase) as error:
                 log.warning("streams.keys_not_read", error=str(error))
 
     async def _end_revoked(self) -> None:
@@ -276,6 +305,20 @@ async def _refused(ws: web.WebSocketResponse, error: ApiError) -> None:
         with suppress(ConnectionError):
             await ws.send_frame(orjson.dumps(message), WSMsgType.TEXT)
         await ws.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error).encode()[:_REASON_MAX], drain=False)
+
+
+async def _prepare(ws: web.WebSocketResponse, request: web.Request) -> None:
+    try:
+        await ws.prepare(request)
+    except ConnectionError as error:  # the client is gone by now: nobody will read this answer
+        raise web.HTTPBadRequest from error
+
+
+def bound_buffers(transport: asyncio.Transport, size: int) -> None:
+    """Keep no more than this for a client that does not read; by itself the kernel would keep megabytes."""
+    if not transport.is_closing():
+        transport.get_extra_info("socket").setsockopt(socket_options.SOL_SOCKET, socket_options.SO_SNDBUF, size)
+        transport.set_write_buffer_limits(size)
 
 
 async def _closed(ws: web.WebSocketResponse) -> None:

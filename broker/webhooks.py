@@ -108,7 +108,7 @@ def _seconds(retry_after: str | None, now: datetime) -> float:
         return float(retry_after[:9])
     try:
         until = parsedate_to_datetime(retry_after[:40])
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return max(0.0, ((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds())
 
@@ -230,6 +230,9 @@ class Webhooks:
             failure = await self._deliver(session, turn)
         except (DatabaseUnavailable, RefusedByDatabase) as error:
             log.warning("webhooks.events_not_read", webhook_id=str(turn.webhook_id), error=str(error))
+        except Exception as error:  # this task's guard: no receiver may end the others' turns
+            log.error("webhooks.turn_failed", webhook_id=str(turn.webhook_id), exc_info=error)
+            failure = Failure("This is a fault of the broker. It is in its log.")
         finally:  # also at the broker's stop: what was taken need not be sent again
             await self._let_go(turn, failure)
 

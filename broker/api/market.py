@@ -46,6 +46,8 @@ class Listed(Protocol):
 class Board(Protocol):
     """What is known of every symbol now. A view is what goes out as JSON."""
 
+    @property
+    def is_heard(self) -> bool: ...
     def lists(self, symbol: Symbol) -> bool | None: ...
     def listed(self) -> Sequence[Listed]: ...
     def view(self, symbol: Symbol) -> object | None: ...
@@ -118,7 +120,7 @@ class MarketApi:
         """The quotes of several."""
         query = await self._query(request, "symbols")
         symbols = _symbols(query.get("symbols"), self._config.stream_symbols_max)
-        if not self._board.listed():
+        if not self._board.is_heard:
             raise _no_quotes_yet()
         views = {symbol: self._board.view(symbol) for symbol in symbols}
         known = [view for view in views.values() if view is not None]
@@ -161,8 +163,7 @@ class MarketApi:
         listed = self._board.listed()
         if not listed:
             raise _no_quotes_yet()
-        found = [each for each in listed if _matches(each, wanted)]
-        return json_response({"symbols": [self._symbol(each) for each in sorted(found, key=lambda each: each.symbol)]})
+        return json_response({"symbols": [self._symbol(each) for each in listed if _matches(each, wanted)]})
 
     def _symbol(self, listed: Listed) -> dict[str, str | None]:
         return {

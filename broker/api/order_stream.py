@@ -6,7 +6,6 @@ takes nothing at all is cut off: it knows the sequence with which to come again.
 
 import asyncio
 import re
-import socket as sockets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from aiohttp import WSCloseCode, web
 from broker.api.query import bad_query, only_known
 from broker.auth import Caller
 from broker.config import Config
-from broker.db import DatabaseUnavailable
+from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.http import REQUEST_ID, ApiError
 from broker.metrics import Metrics
-from broker.order_feed import OrderFeed, Reader
+from broker.order_feed import BooksSetBack, OrderFeed, Reader
 from broker.order_updates import OrderUpdates
-from broker.streams import OpenStream, Socket, Streams
+from broker.streams import OpenStream, Socket, Streams, bound_buffers
 from broker.updates import Updates
 
 log = structlog.get_logger()
@@ -61,7 +60,7 @@ class OrderStreamApi:
                 each.notice_if_gone()
             try:
                 await self._feed.check()
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, RefusedByDatabase) as error:
                 log.warning("order_stream.not_checked", error=str(error))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
@@ -99,7 +98,7 @@ class OrderStreamApi:
         with self._feed.follow(socket.caller.customer_id) as reader:
             _check(since, await reader.begin(since))
             await _greet(reader, outlet)
-            sending = asyncio.create_task(self._tell(reader, outlet))
+            sending = asyncio.create_task(self._tell(reader, outlet, socket.end))
             sending.add_done_callback(stop)
             try:
                 async for _ in socket.messages():
@@ -137,7 +136,7 @@ class OrderStreamApi:
 
         outlet = self._outlet(stream.transport, response.write, _event, [b": ping\n\n"], cut)
         await _greet(reader, outlet)
-        sending = asyncio.create_task(self._tell(reader, outlet))
+        sending = asyncio.create_task(self._tell(reader, outlet, stream.end))
         try:
             ends: list[asyncio.Future[Any]] = [sending, stream.ended]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -159,20 +158,20 @@ class OrderStreamApi:
         ping: Sequence[bytes],
         cut: Callable[[], None],
     ) -> "_Outlet":
-        # The database has what a client is behind with: the kernel need not keep megabytes of it as well.
-        if not transport.is_closing():
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, self._config.stream_buffer_max)
-            transport.set_write_buffer_limits(self._config.stream_buffer_max)
+        bound_buffers(transport, self._config.stream_buffer_max)  # the database has what a client is behind with
         return _Outlet(transport, write, frame, ping, cut, self._config.stream_stall_s)
 
-    async def _tell(self, reader: Reader, outlet: "_Outlet") -> None:
-        """What follows, until it is cancelled or the client is gone."""
-        with suppress(ConnectionError):
+    async def _tell(self, reader: Reader, outlet: "_Outlet", end: Callable[[WSCloseCode, str], None]) -> None:
+        """What follows, until it is cancelled, the client is gone, or nothing can follow."""
+        try:
             while True:
                 batch = await reader.next(self._config.stream_ping_s)
                 frames = (outlet.frame("order_update", sequence, message) for sequence, message in batch)
                 await outlet.send(frames if batch else outlet.ping)
+        except BooksSetBack as reason:
+            end(WSCloseCode.SERVICE_RESTART, str(reason))
+        except ConnectionError:
+            pass
 
 
 @dataclass(eq=False, slots=True)

@@ -1,8 +1,8 @@
 """The stream of market data: a WebSocket on which a customer follows quotes, trades and minute bars of symbols."""
 
 import asyncio
+import math
 import re
-import socket as sockets
 from typing import Annotated, Any
 
 import msgspec
@@ -53,9 +53,6 @@ class StreamApi:
         return await self._streams.websocket(request, self._serve)
 
     async def _serve(self, socket: Socket) -> None:
-        # Else the kernel itself would keep megabytes of old quotes for a client that does not read.
-        connection = socket.transport.get_extra_info("socket")
-        connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, self._config.stream_buffer_max)
         stalled_s = self._config.stream_stall_s
 
         def cut() -> None:
@@ -75,17 +72,26 @@ class StreamApi:
             self._hub.gone(follower)
 
     async def _taken(self, socket: Socket) -> bool:
-        """Wait until the answer has left for the client before its next message is read; False where it never does."""
-        loop, waiting = asyncio.get_running_loop(), 0
-        while (now_waiting := socket.transport.get_write_buffer_size()) and not socket.ws.closed:
-            if now_waiting != waiting:
-                waiting, until = now_waiting, loop.time() + self._config.stream_stall_s
+        """Wait until the answer has left for the client before its next message is read; False where it does not.
+
+        What is written meanwhile does not count: at most one turn's news, and only when nothing waits any more.
+        """
+        loop, least = asyncio.get_running_loop(), math.inf
+        until = loop.time() + self._config.stream_stall_s
+        while not socket.ws.closed:
+            waiting = socket.transport.get_write_buffer_size()
+            if waiting == 0 or waiting > least:  # it was empty in between
+                return True
+            if waiting < least:
+                least, until = waiting, loop.time() + self._config.stream_stall_s
             elif loop.time() >= until:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
 
     def _take(self, follower: Follower, wanted: StreamRequest) -> None:
+        if len(wanted.symbols) > self._config.stream_symbols_max:
+            raise self._too_many(len(wanted.symbols))
         channels = [Channel(word) for word in dict.fromkeys(wanted.channels)]
         symbols = [Symbol(text) for text in dict.fromkeys(wanted.symbols)]
         if wanted.action == "unsubscribe":
@@ -94,8 +100,8 @@ class StreamApi:
                     self._hub.leave(follower, channel, symbol)
             _tell(follower, [msgspec.json.encode(_subscribed("unsubscribed", channels, symbols))])
             return
-        unknown = [symbol for symbol in symbols if not _SYMBOL.search(symbol) or self._board.lists(symbol) is False]
-        known = [symbol for symbol in symbols if symbol not in set(unknown)]
+        known = [symbol for symbol in symbols if _SYMBOL.search(symbol) and self._board.lists(symbol) is not False]
+        unknown = dict.fromkeys(symbols).keys() - known
         self._check_room(follower, known)
         if wanted.batch is not None:
             follower.batch = wanted.batch
@@ -107,15 +113,18 @@ class StreamApi:
         if known:
             messages.append(msgspec.json.encode(_subscribed("subscribed", channels, known)))
         if unknown:
-            messages.append(msgspec.json.encode(_unknown(unknown)))
+            messages.append(msgspec.json.encode(_unknown([symbol for symbol in symbols if symbol in unknown])))
         _tell(follower, messages)
 
     def _check_room(self, follower: Follower, symbols: list[Symbol]) -> None:
         followed = {topic.symbol for topic in follower.topics} | set(symbols)
+        if len(followed) > self._config.stream_symbols_max:
+            raise self._too_many(len(followed))
+
+    def _too_many(self, number: int) -> ApiError:
         most = self._config.stream_symbols_max
-        if len(followed) > most:
-            sentence = f"A stream follows at most {most} symbols; this would make {len(followed)}. Open another one."
-            raise ApiError(409, "too_many_symbols", sentence, figures={"limit": most})
+        sentence = f"A stream follows at most {most} symbols; this would make {number}. Open another one."
+        return ApiError(409, "too_many_symbols", sentence, figures={"limit": most})
 
 
 def _tell(follower: Follower, messages: list[bytes]) -> None:

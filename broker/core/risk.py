@@ -85,10 +85,10 @@ def quote_fresh(case: Case) -> Refused | None:
     if trade.order_type is not OrderType.MARKET or silent_s is None:
         return None
     detail = (
-        f"the last quote of {trade.symbol} is {silent_s:.0f} s old and may not hold any more; "
-        "send a limit order, or try again when quotes are back."
+        f"quotes of {trade.symbol} have not been heard for {silent_s:.0f} s and may not hold any more; "
+        "send a limit order, or try again when they are back."
     )
-    return Refused(Refusal.STALE_QUOTE, detail, {"symbol": trade.symbol, "age_s": round(silent_s)})
+    return Refused(Refusal.STALE_QUOTE, detail, {"symbol": trade.symbol, "silent_s": round(silent_s)})
 
 
 # ------------------------------------------------------------------ credit

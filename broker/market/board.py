@@ -6,7 +6,7 @@ Every update of a feed passes through here: into the quotes that decisions are m
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -18,6 +18,7 @@ from broker.market.feed import Update
 from broker.market.hub import Channel, Hub
 from broker.market.quotes import Print, Quotes
 
+_MINUTE = timedelta(minutes=1)
 _CLOCK_S = 1.0
 """How often minutes are looked at whether they are over, and feeds whether their quotes hold."""
 
@@ -101,7 +102,15 @@ def _money(amount: Money | None) -> str | None:
 class Board:
     """What is known of every symbol, at the exchange where it is traded."""
 
-    def __init__(self, places: Mapping[str, Place], venue_of: Callable[[Symbol], str], bars: Bars, hub: Hub) -> None:
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        venue_of: Callable[[Symbol], str],
+        bars: Bars,
+        hub: Hub,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._now = now
         self._places = places
         self._venue_of = venue_of
         self._bars = bars
@@ -117,23 +126,34 @@ class Board:
             changed = dict.fromkeys(update.quotes)
         else:
             changed = dict.fromkeys(place.quotes.update(update.quotes))
+        told: dict[Symbol, list[bytes]] = {}
+        minutes: dict[Symbol, Bar] = {}
         for trade in update.trades:
             if place.quotes.get(trade.symbol) is not None and self._is_traded_at(place, trade.symbol):
-                self._take_trade(trade)
+                self._take_trade(trade, told, minutes)
                 changed[trade.symbol] = None
+        for symbol, messages in told.items():
+            self._hub.publish(Channel.TRADES, symbol, *messages)
+        for symbol, minute in minutes.items():
+            self._publish_bar(symbol, minute, closed=minute.starts_at + _MINUTE <= self._now())
         for symbol in changed:
             if self._hub.is_followed(Channel.QUOTES, symbol) and self._is_traded_at(place, symbol):
                 self._publish_quote(symbol)
 
-    def _take_trade(self, trade: Print) -> None:
-        minute, hub, symbol = self._bars.add(trade), self._hub, trade.symbol
-        if hub.is_followed(Channel.TRADES, symbol):
-            day = self._bars.day(symbol)
-            number, volume = (day.trades, day.volume) if day else (0, 0)
-            view = TradeView(symbol, format_money(trade.price), trade.quantity, number, volume, trade.at)
-            hub.publish(Channel.TRADES, symbol, _encode(_Message("trade", view)))
-        if minute is not None and hub.is_followed(Channel.BARS, symbol):
-            self._publish_bar(symbol, minute, closed=False)
+    def _take_trade(self, trade: Print, told: dict[Symbol, list[bytes]], minutes: dict[Symbol, Bar]) -> None:
+        """Count it; what is to be told of it goes into these, so that followers are visited once for all trades."""
+        symbol = trade.symbol
+        before = self._bars.day(symbol)
+        counted = before.trades if before else 0
+        minute = self._bars.add(trade)
+        if minute is not None and self._hub.is_followed(Channel.BARS, symbol):
+            minutes[symbol] = minute
+        day = self._bars.day(symbol)
+        # One that came too late or too early to be of today is on no tape.
+        if day is not None and day.trades != counted and self._hub.is_followed(Channel.TRADES, symbol):
+            price = format_money(trade.price)
+            view = TradeView(symbol, price, trade.quantity, day.trades, day.volume, trade.at)
+            told.setdefault(symbol, []).append(_encode(_Message("trade", view)))
 
     def _is_traded_at(self, place: Place, symbol: Symbol) -> bool:
         return len(self._places) == 1 or self._venue_of(symbol) == place.name
@@ -147,11 +167,11 @@ class Board:
         kind = "bar" if closed else "bar_update"
         self._hub.publish(Channel.BARS, symbol, _encode(_Message(kind, _bar_view(symbol, bar, closed=closed))))
 
-    async def run(self, now: Callable[[], datetime]) -> None:
+    async def run(self) -> None:
         """What happens without a word from a feed, for ever: minutes end, quotes become stale."""
         while True:
             await asyncio.sleep(_CLOCK_S)
-            for symbol, bar in self._bars.closed(now()):
+            for symbol, bar in self._bars.closed(self._now()):
                 if self._hub.is_followed(Channel.BARS, symbol):
                     self._publish_bar(symbol, bar, closed=True)
             for place in self._places.values():

@@ -45,10 +45,11 @@ class MarketData:
         self.bars = Bars(database, now, config, metrics)
         self.hub = Hub(config, metrics)
         places = {name: Place(name, quotes) for name, _, quotes in venues}
-        self.board = Board(places, venue_of, self.bars, self.hub)
+        self.board = Board(places, venue_of, self.bars, self.hub, now)
         rng = random.Random()  # noqa: S311 - jitter
         for number, (name, url, quotes) in enumerate(venues):
             self._names.append(Names(url, session, config, places[name].names, rng))
+            quotes.is_live = config.quotes is None and not (config.feed and number == 0)
             source = self._source(places[name], url, is_main=number == 0, rng=rng)
             self._feeds.append(Feed(source, partial(self.board.take, places[name]), quotes.lost, config, rng))
 
@@ -67,7 +68,7 @@ class MarketData:
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the broker does."""
-        always = [self.bars.run(), self.hub.run(), self.board.run(self._now)]
+        always = [self.bars.run(), self.hub.run(), self.board.run()]
         feeds = [feed.run() for feed in self._feeds] + [names.run() for names in self._names]
         return [*always, *feeds, *(shared.lead() for shared in self._shared)]
 

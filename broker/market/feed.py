@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 _SYMBOL = re.compile(SYMBOL_PATTERN, re.ASCII)
 _FIRST_PAUSE_S = 0.05
+_SIZE_MAX = 10**12
+"""Shares; more is a mistake of the exchange, and would be sent to every client."""
 
 
 class FeedBroken(Exception):
@@ -115,9 +117,9 @@ def _time(at: datetime) -> datetime:
 
 
 def _quote(wire: WireQuote) -> Quote:
-    if wire.bid_size < 0 or wire.ask_size < 0:
-        raise ValueError("a size below zero")
     sizes = wire.bid_size, wire.ask_size
+    if min(sizes) < 0 or max(sizes) > _SIZE_MAX:
+        raise ValueError("a size that no market has")
     return Quote(_price(wire.bid), _price(wire.ask), _price(wire.last), *sizes, _time(wire.at))
 
 
@@ -125,6 +127,29 @@ def _print(wire: WireTrade) -> Print:
     if not 0 < wire.quantity <= QUANTITY_MAX:
         raise ValueError("a trade has at least one share")
     return Print(Symbol(wire.symbol), _price(wire.price), wire.quantity, _time(wire.at))
+
+
+def parse(message: Message) -> Update:
+    """What a message says. Raises ValueError where a figure or a time cannot be, FeedBroken where nothing is listed."""
+    is_snapshot = message.type == "snapshot"
+    quotes = {Symbol(quote.symbol): _quote(quote) for quote in message.quotes}
+    if is_snapshot:
+        strange = [symbol for symbol in quotes if _SYMBOL.search(symbol) is None]
+        for symbol in strange:  # nothing here could carry it; updates of what no snapshot listed are not taken
+            del quotes[symbol]
+        if not quotes:  # it is starting, say: what it listed before is not gone
+            raise FeedBroken("its snapshot lists nothing")
+    return Update(is_snapshot, quotes, [_print(trade) for trade in message.trades])
+
+
+EXPECTED = (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError, FeedBroken)
+"""What a source may fail with. Anything else is a bug of ours, and is logged as one."""
+
+
+def tell_lost(event: str, error: Exception) -> None:
+    """Log that a feed, or what belongs to it, was lost."""
+    is_news = not isinstance(error, EXPECTED)
+    log.warning(event, error=f"{type(error).__name__}: {error}"[:500], exc_info=error if is_news else None)
 
 
 class Feed:
@@ -147,36 +172,31 @@ class Feed:
 
     async def run(self) -> None:
         """Follow, and begin again whenever that ends, with growing pauses while it does not even begin."""
-        failures = 0
+        loop, failures = asyncio.get_running_loop(), 0
         while True:
-            began = await self._follow()
+            began = loop.time()
+            await self._follow()
             self._lost()
-            failures = 0 if began else failures + 1
+            held = loop.time() - began >= self._config.feed_retry_max_s
+            failures = 0 if held else failures + 1
             pause = min(_FIRST_PAUSE_S * 2 ** min(failures, 10), self._config.feed_retry_max_s)
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
 
-    async def _follow(self) -> bool:
-        """Take what comes until it is lost; whether anything came."""
-        self._messages, began = Numbered(), False
+    async def _follow(self) -> None:
+        """Take what comes until it is lost."""
+        self._messages = Numbered()
         try:
             async with aclosing(self._source.messages()) as messages:
                 async for message in messages:
                     self.take(message)
-                    began = True
             raise FeedBroken("its source ended")
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError, FeedBroken) as error:
-            log.warning("feed.lost", error=f"{type(error).__name__}: {error}")
-        return began
+        except Exception as error:  # noqa: BLE001 - this task's guard: whatever a source says must not stop the broker
+            tell_lost("feed.lost", error)
 
     def take(self, text: str | bytes) -> None:
         """One message. Raises ValueError where it is not in form, FeedBroken where one was missed."""
         message = self._messages.read(text)
-        is_snapshot = message.type == "snapshot"
-        quotes = {Symbol(quote.symbol): _quote(quote) for quote in message.quotes}
-        trades = [_print(trade) for trade in message.trades]
-        if is_snapshot:
-            strange = [symbol for symbol in quotes if _SYMBOL.search(symbol) is None]
-            for symbol in strange:  # nothing here could carry it; updates of what no snapshot listed are not taken
-                del quotes[symbol]
-            log.info("feed.connected", symbols=len(quotes), left_out=strange[:10])
-        self._take(Update(is_snapshot, quotes, trades))
+        update = parse(message)
+        if update.is_snapshot:
+            log.info("feed.connected", symbols=len(update.quotes), left_out=len(message.quotes) - len(update.quotes))
+        self._take(update)

@@ -151,16 +151,17 @@ class Hub:
 
     # -------------------------------------------------------------- news
 
-    def publish(self, channel: Channel, symbol: Symbol, payload: bytes) -> None:
-        """A message, as JSON, for all who follow this."""
+    def publish(self, channel: Channel, symbol: Symbol, *payloads: bytes) -> None:
+        """Messages, as JSON, oldest first, for all who follow this."""
         topic = self._topics.get((channel, symbol))
-        if topic is None:
+        if topic is None or not payloads:
             return
-        topic.number = number = topic.number + 1
-        topic.payload = payload
-        topic.frame = text_frame(payload)
+        number = topic.number + 1
+        topic.number += len(payloads)
+        topic.payload = payloads[-1]
+        topic.frame = text_frame(topic.payload)
         if topic.earlier is not None:
-            topic.earlier.append((payload, topic.frame))
+            topic.earlier.extend((payload, text_frame(payload)) for payload in payloads[-_TRADES_KEPT:])
         queue, conflated = self._queue, 0
         for follower in topic.followers:
             pending = follower.pending

@@ -6,13 +6,10 @@ from collections.abc import AsyncGenerator
 
 import aiohttp
 import msgspec
-import structlog
 
 from broker.config import Config
 from broker.core.types import Symbol
-from broker.market.feed import FeedBroken
-
-log = structlog.get_logger()
+from broker.market.feed import FeedBroken, tell_lost
 
 _NAMES_AGAIN_S = 600.0
 
@@ -66,8 +63,8 @@ class Names:
             pause = _NAMES_AGAIN_S
             try:
                 await self._learn()
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                log.warning("feed.names_unknown", error=f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - this task's guard, as a feed's
+                tell_lost("feed.names_unknown", error)
                 pause = self._config.feed_retry_max_s
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
 

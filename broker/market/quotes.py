@@ -50,6 +50,8 @@ class Quotes:
         self._quotes: dict[Symbol, Quote] = {}
         self._heard = asyncio.Event()
         self._lost_at: float | None = None  # None while the feed is there
+        self.is_live = True
+        """Whether they come from the exchange itself, so that hearing them says that it is there."""
 
     def ask(self, symbol: Symbol) -> Money | None:
         """The price at which a BUY would fill now, or None where no quote is known."""

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from broker.market.feed import Message, WireQuote, WireTrade
 from broker.recording import read_recording
+
+_LEAST_S = 1.0
+"""A round takes at least so long, also where nothing but the snapshot was recorded."""
+_decode = msgspec.json.Decoder(Message).decode
 
 
 class RecordedSource:
@@ -22,20 +27,24 @@ class RecordedSource:
 
     async def messages(self) -> AsyncGenerator[str | bytes, None]:
         """The recording, over and over: each time it begins with its snapshot."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             async for message in self._once():
                 yield message
+            await asyncio.sleep(began + _LEAST_S - loop.time())
 
     async def _once(self) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         began, shift = loop.time(), None
         for line in read_recording(self._path):
             await asyncio.sleep(max(0.0, began + line.after_ms / 1000 - loop.time()))
-            message = msgspec.json.decode(line.message)
-            parts = [*message.get("quotes", ()), *message.get("trades", ())]
+            message = _decode(line.message)
+            parts: list[WireQuote | WireTrade] = [*message.quotes, *message.trades]
+            if any(part.at.tzinfo is None for part in parts):
+                raise ValueError("a time in the recording has no zone")
             if shift is None:  # what moved last before the recording began stands for its beginning
-                times = [datetime.fromisoformat(part["at"]) for part in parts]
-                shift = self._now() - max(times, default=self._now())
+                shift = self._now() - max((part.at for part in parts), default=self._now())
             for part in parts:
-                part["at"] = (datetime.fromisoformat(part["at"]) + shift).isoformat()
+                part.at += shift
             yield msgspec.json.encode(message)

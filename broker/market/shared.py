@@ -12,17 +12,17 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-import aiohttp
 import msgspec
 import redis.asyncio as aioredis
 import structlog
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from broker.market.feed import FeedBroken, Message, Numbered, Source
+from broker.market.feed import FeedBroken, Message, Numbered, Source, parse, tell_lost
 
 log = structlog.get_logger()
 
+_FIELDS = {"symbol", "bid", "ask", "last", "bid_size", "ask_size", "at"}
 _LEASE_MS = 3_000
 _RENEW_S = 1.0
 _SILENCE_S = 3.0
@@ -93,7 +93,7 @@ class SharedSource:
                 async for message in _heard(channel):
                     if message and _number(message) > number:  # what came before the snapshot is in it
                         yield message
-        except RedisError as error:
+        except (RedisError, ValueError) as error:
             raise FeedBroken(f"Redis: {type(error).__name__}: {error}") from error
 
     async def _snapshot(self) -> tuple[int, bytes]:
@@ -105,6 +105,8 @@ class SharedSource:
         for flat in found[1:]:
             words = [each.decode() for each in flat]
             quote: dict[str, str | int] = dict(zip(words[::2], words[1::2], strict=True))
+            if quote.keys() < _FIELDS:  # somebody deleted it, or Redis had no room
+                raise FeedBroken("a quote is missing in Redis")
             quotes.append({**quote, "bid_size": int(quote["bid_size"]), "ask_size": int(quote["ask_size"])})
         return number, msgspec.json.encode({"type": "snapshot", "sequence": number, "quotes": quotes})
 
@@ -113,12 +115,15 @@ class SharedSource:
     async def lead(self) -> None:
         """Follow the exchange for all while nobody else does, for ever."""
         while True:
+            self._token = secrets.token_hex(8)  # of this term: what an earlier one of ours left is old as well
             try:
                 if await self._redis.set(self._keys[0], self._token, nx=True, px=_LEASE_MS):
                     log.info("feed.leading", channel=self._channel)
                     await self._pass_on()
-            except (RedisError, aiohttp.ClientError, OSError, TimeoutError, ValueError, FeedBroken) as error:
-                log.warning("feed.not_leading", error=f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - this task's guard, as a feed's
+                tell_lost("feed.not_leading", error)
+            with suppress(RedisError):
+                await self._give_up()
             await asyncio.sleep(_RENEW_S * self._rng.uniform(0.5, 1.5))
 
     async def _pass_on(self) -> None:
@@ -134,6 +139,7 @@ class SharedSource:
                         continue
                     message = numbered.read(following.result())
                     following = None
+                    parse(message)  # what nobody could take is not passed on to everybody
                     await self._put_message(message)
             except StopAsyncIteration:
                 raise FeedBroken("its source ended") from None
@@ -168,8 +174,11 @@ class SharedSource:
     async def close(self) -> None:
         """Let go of the lead, so that another one need not wait for its end, and of Redis."""
         with suppress(RedisError):
-            await self._let_go(keys=self._keys[:1], args=[self._token])
+            await self._give_up()
         await self._redis.aclose()
+
+    async def _give_up(self) -> None:
+        await self._let_go(keys=self._keys[:1], args=[self._token])
 
 
 async def _heard(channel: PubSub) -> AsyncGenerator[bytes, None]:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Callable
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from broker.config import Config, ConfigError
 from broker.core.signing import encode_secret
+from broker.market.recorded import RecordedSource
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 from tests.conftest import Client, eventually, run_broker
@@ -51,7 +53,7 @@ async def test_while_quotes_are_stale_a_market_order_is_refused_and_a_limit_orde
 
             status, refused = await order(customer)
             assert (status, refused["code"]) == (400, "stale_quote")
-            assert "send a limit order, or try again when quotes are back." in str(refused["error"])
+            assert "send a limit order, or try again when they are back." in str(refused["error"])
             assert refused["symbol"] == "AAPL"
             status, placed = await customer.place("BUY", "AAPL", 1)
             assert (await customer.ended(placed["tradeId"]))["reason"].startswith("stale quote: ")
@@ -90,6 +92,63 @@ def recording(path: Path, *messages: object) -> Path:
     lines = [header, *({"after_ms": 100 * n, "message": message} for n, message in enumerate(messages))]
     path.write_bytes(gzip.compress(b"".join(orjson.dumps(line) + b"\n" for line in lines)))
     return path
+
+
+def a_quote(**changes: str) -> dict[str, str]:
+    return {
+        "symbol": "AAPL", "bid": "1.00", "ask": "1.10", "last": "1.00", "at": "2026-11-27T14:30:00+00:00", **changes
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("at", ["2026-11-27T14:30:00", "9999-12-31T23:59:59+00:00", None])
+async def test_a_recording_with_times_that_cannot_be_ends_the_feed_and_nothing_else(
+    at: str | None, with_settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    """The first message is good, so that it is noticed only while it is played."""
+    later = a_quote(at=at) if at else {name: text for name, text in a_quote().items() if name != "at"}
+    messages = [
+        {"type": "snapshot", "sequence": 1, "quotes": [a_quote()]},
+        {"type": "quotes", "sequence": 2, "quotes": [later]},
+    ]
+    async with run_broker(with_settings(feed=str(recording(tmp_path / "feed.gz", *messages)))) as broker:
+        customer = await broker.customer()
+        await asyncio.sleep(0.5)
+        status, answer = await customer.call("GET", "/api/v1/quotes/AAPL")
+        assert (status, answer["ask"]) == (200, "1.10")
+
+
+async def test_a_recording_of_nothing_but_a_snapshot_is_not_played_without_a_pause(tmp_path: Path) -> None:
+    message = {"type": "snapshot", "sequence": 1, "quotes": [a_quote()]}
+    source = RecordedSource(recording(tmp_path / "feed.gz", message))
+    heard = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1.5), aclosing(source.messages()) as messages:
+            async for _ in messages:
+                heard += 1
+    assert heard == 2
+
+
+async def test_a_recording_says_nothing_about_whether_the_exchange_is_there(
+    with_settings: Callable[..., Config], tmp_path: Path
+) -> None:
+    exchange = an_exchange(tmp_path)
+    url = await exchange.start()
+    settings = with_settings(
+        exchange=url,
+        webhook_secrets=encode_secret(KEY),
+        feed=str(SAMPLE),
+        venue_down_after_s=0.3,
+        order_wait_s=0.1,
+        exchange_timeout_s=0.5,
+    )
+    async with run_broker(settings) as broker:
+        first, second = await broker.customer(), await broker.customer()
+        await exchange.stop()
+        status, waits = await order(first)
+        assert (status, waits["status"]) == (201, "validated")
+        await asyncio.sleep(1.0)
+        status, refused = await order(second)
+        assert (status, refused["code"]) == (400, "exchange_unavailable")
 
 
 async def test_at_its_end_it_begins_again(with_settings: Callable[..., Config], tmp_path: Path) -> None:

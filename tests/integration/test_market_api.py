@@ -89,6 +89,11 @@ async def test_several_quotes_at_once_and_what_nobody_knows_is_named(broker: Bro
     assert (await get(customer, "/api/v1/quotes?symbols=NOSUCH")) == {"quotes": [], "unknown": ["NOSUCH"]}
 
 
+async def test_quotes_of_some_do_not_list_all(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.market.board.Board.listed", None)
+    await get(await broker.customer(), "/api/v1/quotes?symbols=AAPL")
+
+
 async def test_a_symbol_that_is_not_listed_is_unknown(broker: Broker) -> None:
     customer = await broker.customer()
     for path in ("quotes", "bars"):
@@ -248,7 +253,9 @@ BAD_QUERIES = [
 FAR_TIMES = [
     *("start=0001-01-01&end=9999-12-31", "start=2026-01-01&end=9999-12-31T23:59:59Z", "end=2199-01-01"),
     *("start=2026-11-27T14:30:00%2B01:00&end=2199-01-01", "start=9998-01-01&end=9999-01-01"),
-    "start=0001-01-01&end=0001-01-01",
+    *("start=0001-01-01&end=0001-01-01", "start=0001-01-01T00:00:00Z&end=0001-01-01T00:00:00Z", "start=0001-01-01"),
+    *("start=9999-12-31T12:00:00Z&end=9999-12-31T12:00:00Z", "start=9999-12-31&end=9999-12-31"),
+    *("start=9999-12-31T23:59:59.999999Z&end=9999-12-31T23:59:59.999999Z", "start=9999-12-30&end=9999-12-31"),
 ]
 
 
@@ -383,7 +390,14 @@ async def test_the_calendar_begins_today_and_has_at_most_a_year(broker: Broker) 
     assert await days(f"?end={today}") == [today]
     for query in (
         *("start=2026-01-01&end=2027-01-02", "start=2026-11-28&end=2026-11-27", "start=2026-02-30", "start=20261127"),
-        *("end=2100-01-01", "start=1969-12-31", "start=2026-11-27T00:00:00Z", "limit=1"),
+        *(
+            "start=0001-01-01",
+            "end=0001-01-01",
+            "start=9999-12-31",
+            "end=9999-12-31",
+            "start=0001-01-01&end=9999-12-31",
+        ),
+        *("start=0000-01-01", "end=2100-01-01", "start=1969-12-31", "start=2026-11-27T00:00:00Z", "limit=1"),
     ):
         status, answer = await customer.call("GET", f"/api/v1/calendar?{query}")
         assert (status, answer["code"]) == (400, "invalid_query"), query

@@ -84,7 +84,10 @@ async def trade(dsn: str) -> None:
 
 @pytest.fixture
 async def second(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
-    """A database of version 2: a trade was filled in two parts, and between them an order was placed and cancelled."""
+    """A database of version 2: a trade was filled in two parts, and between them an order was placed and cancelled.
+
+    The clock was set back before the last commit, in which the order ended.
+    """
     name = f"old_{uuid4().hex[:8]}"
     await execute(postgres.dsn, f"CREATE DATABASE {name}")
     dsn = postgres.dsn.replace("@/postgres", f"@/{name}")
@@ -103,11 +106,11 @@ async def trade_on_2(dsn: str) -> None:
         "SELECT create_customer('Ada', 'cash', 'k1', $1, 10000000, $2, -2, 0)", bytes(32), uuid4()
     )
     names = ["opened", "settled", "transfers", "postings", "executions", "busts", "placed", "started", "events"]
-    version = itertools.count()
+    version, seconds = itertools.count(), iter((0, 10, 20, 30, 40, 5))
 
     async def commit(**rows: list[tuple[object, ...]]) -> None:
         holes = ", ".join(f"${number}" for number in range(1, 14))
-        at = NOW + timedelta(seconds=(number := next(version)))
+        number, at = next(version), NOW + timedelta(seconds=next(seconds))
         columns = [*(rows.get(name, []) for name in names), [], []]
         await connection.execute(f"SELECT commit_batch({holes})", at, [(who, number)], *columns)
 
@@ -190,8 +193,8 @@ async def test_events_get_their_customers_numbers_and_the_figures_of_their_time(
         (6, OTHER, "started", 0, 0, False, False),
         (7, OTHER, "accepted", 0, 0, True, False),
         (8, OTHER, "cancel_requested", 0, 0, True, True),
-        (9, FIRST, "executed", 10, 10_000, True, False),
-        (10, OTHER, "ended", 0, 0, True, True),
+        (9, OTHER, "ended", 0, 0, True, True),
+        (10, FIRST, "executed", 10, 10_000, True, False),
     ]
 
 

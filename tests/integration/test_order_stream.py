@@ -20,7 +20,7 @@ from broker.config import Config
 from broker.core import signing
 from broker.core.messages import Step, TradeEvent
 from broker.core.types import CustomerId
-from broker.db import Database, DatabaseUnavailable
+from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 from broker.order_updates import OrderUpdates
 from broker.updates import Updates
 from tests.conftest import Broker, Client, eventually, run_broker
@@ -718,6 +718,39 @@ async def test_an_event_that_was_not_published_is_found(broker: Broker, monkeypa
         assert await stream.updates(21) == await replayed(broker, customer)
         await customer.call("DELETE", "/api/v1/orders")  # 22 to 26 are one commit
         assert await stream.updates(10) == (await replayed(broker, customer))[21:]
+
+
+async def test_when_the_books_were_set_back_open_streams_end_and_say_so(
+    with_settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a fail-over that lost commits. Before that the database refuses to say, which ends nothing."""
+    newest_of = OrderUpdates.newest_of
+    refusals: list[int] = []
+    lost = False
+
+    async def newest(self: OrderUpdates, customer_ids: Any) -> Any:
+        found = await newest_of(self, customer_ids)
+        if lost and len(refusals) < 3:
+            refusals.append(1)
+            raise RefusedByDatabase("read only", None)
+        return {each: seq - lost for each, seq in found.items()}
+
+    async with run_broker(with_settings(order_stream_check_s=0.05)) as broker:
+        customer, other = await broker.customer(), await broker.customer()
+        await rejected(customer)
+        monkeypatch.setattr(OrderUpdates, "newest_of", newest)
+        async with socket(customer) as one, events(customer) as two, socket(customer, "?since=0") as three:
+            await one.next()
+            await two.next()
+            assert len(await three.updates(3)) == 3
+            lost = True
+            reason = "The books were set back; ask for your orders, and connect again."
+            assert await asyncio.gather(one.closed(), three.closed()) == [(WSCloseCode.SERVICE_RESTART, reason)] * 2
+            assert await two.fields() == {"event": "closed", "data": f'{{"type":"closed","reason":"{reason}"}}'}
+            assert len(refusals) == 3
+        lost = False
+        async with socket(other) as stream:
+            assert await stream.next() == {"type": "subscribed", "sequence": 0}
 
 
 async def test_without_the_database_it_is_503_and_an_open_stream_waits(

@@ -215,9 +215,13 @@ async def test_when_the_exchange_is_lost_everybody_hears_of_it(redis: Redis) -> 
         for each in processes:
             await eventually(lambda each=each: _lost(each), 15)
             assert each.quotes.ask(AAPL) == dollars("190.20"), "it holds for a moment"
+        for _ in range(60):  # and stays lost, whoever tries to lead meanwhile
+            await asyncio.sleep(0.1)
+            assert not any(each.quotes.connected for each in processes)
+        exchange.asks["AAPL"] = "202.00"
         exchange.messages = messages  # type: ignore[method-assign]
         for each in processes:
-            await eventually(lambda each=each: each.asks("190.20"), 15)
+            await eventually(lambda each=each: each.asks("202.00"), 15)
 
 
 async def _away() -> AsyncGenerator[str | bytes, None]:
@@ -294,6 +298,28 @@ async def test_what_an_earlier_leader_left_is_not_news(redis: Redis) -> None:
         with pytest.raises(FeedBroken, match="nobody follows the exchange"):
             await anext(messages)
     await late.close()
+
+
+async def test_what_nobody_could_take_is_not_passed_on(redis: Redis) -> None:
+    exchange = Exchange()
+    async with at_work(exchange, redis.url) as processes:
+        for each in processes:
+            await eventually(lambda each=each: each.asks("190.20"))
+        exchange.say("MSFT", "0")
+        exchange.asks = {"AAPL": "203.00", "MSFT": "415.50"}
+        for each in processes:
+            await eventually(lambda each=each: each.asks("203.00"), 15)
+        assert await processes[0].source._redis.hget("stockbroker:0:sim:quote:MSFT", "ask") == b"415.50"
+
+
+async def test_a_quote_that_redis_had_no_room_for_breaks_the_feed_and_nothing_else(redis: Redis) -> None:
+    exchange = Exchange()
+    async with at_work(exchange, redis.url, 1) as (first,):
+        await eventually(lambda: first.asks("190.20"))
+        await first.source._redis.delete("stockbroker:0:sim:quote:MSFT")
+        async with aclosing(first.source.messages()) as messages:
+            with pytest.raises(FeedBroken, match="a quote is missing in Redis"):
+                await anext(messages)
 
 
 async def test_two_databases_of_one_redis_are_two_groups(redis: Redis) -> None:

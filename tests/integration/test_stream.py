@@ -242,11 +242,37 @@ async def _opens(client: Client) -> bool:
 async def test_the_streams_of_all_are_limited(with_settings: Callable[..., Config]) -> None:
     async with run_broker(with_settings(stream_sockets_max=2)) as broker:
         customer = await broker.customer()
-        async with stream(customer), stream(broker.stranger):
+        async with stream(customer), stream(customer):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 async with stream(customer):
                     pass
             assert refused.value.status == 503
+            async with stream(broker.stranger) as late:
+                await late.send_json({"action": "authenticate", "token": customer.token})
+                assert (await hear(late))["code"] == "too_many_streams"
+
+
+async def test_those_who_do_not_say_who_they_are_take_no_customers_place(with_settings: Callable[..., Config]) -> None:
+    async with run_broker(with_settings(stream_strangers_max=2, stream_sockets_max=1)) as broker:
+        customer = await broker.customer()
+        async with stream(broker.stranger), stream(broker.stranger):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                async with stream(broker.stranger):
+                    pass
+            assert refused.value.status == 503
+            async with stream(customer) as socket:
+                await say(socket, "subscribe", "AAPL")
+                assert (await hear(socket))["type"] == "quote"
+
+
+async def test_thousands_of_unknown_symbols_in_one_message_are_refused_at_once(broker: Broker) -> None:
+    async with stream(await broker.customer()) as socket:
+        began = asyncio.get_running_loop().time()
+        await say(socket, "subscribe", *(f"x{number}" for number in range(7_000)))
+        assert (await _error(socket))["code"] == "too_many_symbols"
+        await say(socket, "subscribe", *(f"x{number}" for number in range(1_000)))
+        assert (await _error(socket))["code"] == "unknown_symbol"
+        assert asyncio.get_running_loop().time() - began < 1
 
 
 async def test_the_symbols_of_one_stream_are_limited(with_settings: Callable[..., Config]) -> None:

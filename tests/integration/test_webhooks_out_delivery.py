@@ -455,6 +455,41 @@ async def test_a_slow_receiver_holds_up_nobody_else(hooked: Broker) -> None:
         assert slow.taken == []
 
 
+@pytest.mark.parametrize("retry_after", ["99999999999 Jan 2026 00:00:00 GMT", "1 Jan 26 0:0:0 +99999999999999999999"])
+async def test_a_receiver_that_answers_nonsense_is_tried_again(
+    hooked: Broker, receiver: Receiver, retry_after: str
+) -> None:
+    receiver.answers = [status(503, {"Retry-After": retry_after})]
+    customer = await hooked.customer()
+    await register(customer, receiver.url)
+    await trade_something(customer)
+    await receiver.has_taken(len(await messages(hooked, customer)))
+
+
+async def test_a_fault_in_one_turn_ends_no_other(
+    hooked: Broker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that a receiver brings to light: its webhook has failed, and the others go on."""
+    real = webhooks.read_answer
+
+    def faulty(code: int, *others: Any) -> Any:
+        return 1 // 0 if code == 299 else real(code, *others)
+
+    monkeypatch.setattr(webhooks, "read_answer", faulty)
+    async with receiving(then=status(299)) as strange:
+        customer = await hooked.customer()
+        with capture_logs() as logged:
+            created = await register(customer, strange.url)
+            await register(customer, receiver.url)
+            await trade_something(customer)
+            webhook = await once(customer, created["webhook_id"], lambda webhook: webhook["failures"] > 1)
+        await receiver.has_taken(len(await messages(hooked, customer)))
+    assert webhook["last_error"] == "This is a fault of the broker. It is in its log."
+    faults = [each for each in logged if each["event"] == "webhooks.turn_failed"]
+    assert faults[0]["webhook_id"] == created["webhook_id"]
+    assert isinstance(faults[0]["exc_info"], ZeroDivisionError)
+
+
 async def test_more_webhooks_than_places_all_get_their_turn(with_settings: Callable[..., Config]) -> None:
     async with run_broker(with_settings(**QUICK | {"hooks_in_flight_max": 1})) as broker, receiving() as receiver:
         customers = [await broker.customer() for _ in range(4)]

@@ -116,6 +116,7 @@ def trade(**changes: Any) -> dict[str, Any]:
         message("snapshot", 1, [trade(quantity=10_000_001)], AAPL="1.00"),
         message("snapshot", 1, [trade(price="0")], AAPL="1.00"),
         message("snapshot", 1, AAPL="1.00").replace('"last"', '"bid_size":-1,"last"'),
+        message("snapshot", 1, AAPL="1.00").replace('"last"', '"ask_size":1' + 40 * "0" + ',"last"'),
     ],
 )
 def test_garbage_is_one_error_and_changes_nothing(text: str, feed: Feed, quotes: Quotes) -> None:
@@ -169,6 +170,52 @@ async def test_after_a_gap_the_feed_begins_anew_with_a_snapshot(quotes: Quotes) 
             await asyncio.sleep(0.001)
     task.cancel()
     assert source.begun == 2
+
+
+def test_a_snapshot_that_lists_nothing_takes_nothing_away(feed: Feed, quotes: Quotes) -> None:
+    feed.take(message("snapshot", 1, AAPL="190.20"))
+    with pytest.raises(FeedBroken, match="lists nothing"):
+        feed.take(message("snapshot", 1))
+    assert quotes.ask(AAPL) == dollars("190.20")
+
+
+class Failing:
+    """A source that fails with anything at all, and then goes on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.errors = [error]
+
+    async def messages(self) -> AsyncGenerator[str | bytes, None]:
+        if self.errors:
+            raise self.errors.pop()
+        yield message("snapshot", 1, AAPL="190.20")
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("error", [KeyError("ask"), RuntimeError("closed"), TypeError("x"), OverflowError("at")])
+async def test_whatever_a_source_fails_with_the_feed_begins_anew(error: Exception, quotes: Quotes) -> None:
+    task = asyncio.create_task(follow(Failing(error), quotes).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while not quotes.connected:
+            await asyncio.sleep(0.001)
+    task.cancel()
+
+
+async def test_json_that_is_nested_without_end_is_a_lost_feed(quotes: Quotes) -> None:
+    source = Script(['{"x":' + "[" * 200_000], [message("snapshot", 9, AAPL="190.40")])
+    task = asyncio.create_task(follow(source, quotes).run())
+    async with asyncio.timeout(5):
+        while not quotes.connected:
+            await asyncio.sleep(0.001)
+    task.cancel()
+
+
+async def test_a_source_that_begins_and_fails_at_once_is_tried_ever_more_rarely(quotes: Quotes) -> None:
+    source = Script([message("snapshot", 1, AAPL="190.20"), "nonsense"])
+    task = asyncio.create_task(follow(source, quotes, feed_retry_max_s=0.2).run())
+    await asyncio.sleep(1.0)
+    task.cancel()
+    assert 4 <= source.begun <= 14
 
 
 async def test_a_source_that_never_begins_is_tried_ever_more_rarely(quotes: Quotes) -> None:

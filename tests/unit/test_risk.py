@@ -123,15 +123,15 @@ REFUSED: dict[str, tuple[Situation, str, dict]] = {
     ),
     "stale": (
         ({"cash": "2000"}, {"market": Silent({"AAPL": "100"})}, {}),
-        "stale quote: the last quote of AAPL is 20 s old and may not hold any more; "
-        "send a limit order, or try again when quotes are back.",
-        {"symbol": "AAPL", "age_s": 20},
+        "stale quote: quotes of AAPL have not been heard for 20 s and may not hold any more; "
+        "send a limit order, or try again when they are back.",
+        {"symbol": "AAPL", "silent_s": 20},
     ),
     "stale, to sell": (
         ({"shares": {"AAPL": 10}}, {"market": Silent({"AAPL": "100"})}, {"side": SELL}),
-        "stale quote: the last quote of AAPL is 20 s old and may not hold any more; "
-        "send a limit order, or try again when quotes are back.",
-        {"symbol": "AAPL", "age_s": 20},
+        "stale quote: quotes of AAPL have not been heard for 20 s and may not hold any more; "
+        "send a limit order, or try again when they are back.",
+        {"symbol": "AAPL", "silent_s": 20},
     ),
     "closed": (
         ({"cash": "2000"}, {"policy": CLOSED}, {}),

@@ -4,6 +4,9 @@ import asyncio
 import random
 import socket
 import ssl
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -316,6 +319,60 @@ async def test_where_any_address_is_allowed_every_name_resolves(monkeypatch: pyt
     await resolver.close()
 
 
+async def test_a_name_without_an_address_and_one_that_cannot_be_asked_for_are_told(
+    monkeypatch: pytest.MonkeyPatch, resolver: Resolver
+) -> None:
+    for error in (socket.gaierror(-2, "unknown"), UnicodeError("label too long"), MemoryError()):
+
+        def getaddrinfo(*_: object, error: Exception = error, **__: object) -> list[Any]:
+            raise error
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        with pytest.raises(type(error)):
+            await resolver.resolve("example.com", 443)
+
+
+async def test_names_that_never_answer_hold_up_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, resolver: Resolver
+) -> None:
+    """Whoever asked for them waits no longer; their threads do, until they have an answer."""
+    answers, asked = threading.Event(), []
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        answers.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    waiting = [asyncio.create_task(resolver.resolve(f"{number}.example")) for number in range(20)]
+    await asyncio.wait(waiting, timeout=0.2)
+    assert len(asked) == 16
+    for each in waiting[:18]:
+        each.cancel()
+    await asyncio.wait(waiting[:18])
+    assert len(asked) == 16
+    answers.set()
+    assert await asyncio.gather(*waiting[18:]) == [[], []]
+    assert asked[16:] == ["18.example", "19.example"]
+
+
+def test_a_name_that_never_answers_holds_up_nobodys_end() -> None:
+    """The interpreter ends at once, though a thread still asks."""
+    program = """
+import asyncio, socket, time
+from broker.addresses import Resolver
+socket.getaddrinfo = lambda *_, **__: time.sleep(30)
+async def main():
+    resolver = Resolver("public")
+    asking = asyncio.create_task(resolver.resolve("example.com"))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await resolver.close()
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=15)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001"])
 async def test_no_spelling_of_an_address_in_the_url_gets_a_socket(host: str, resolver: Resolver) -> None:
     """Even if check_url let it through: the client does not resolve addresses."""
@@ -362,6 +419,8 @@ def test_an_answer_of_2xx_takes_the_event(status: int) -> None:
         (503, format_datetime(NOW.replace(hour=1), usegmt=True), Failure("The receiver answered 503.", 0.0)),
         (503, "soon", Failure("The receiver answered 503.", 0.0)),
         (503, "-5", Failure("The receiver answered 503.", 0.0)),
+        (503, "99999999999 Jan 2026 00:00:00 GMT", Failure("The receiver answered 503.", 0.0)),
+        (503, "1 Jan 26 0:0:0 +99999999999999999999", Failure("The receiver answered 503.", 0.0)),
         (503, "9" * 5000, Failure("The receiver answered 503.", 999_999_999.0)),
     ],
 )
@@ -369,7 +428,13 @@ def test_every_other_answer_is_a_failure(status: int, retry_after: str | None, f
     assert read_answer(status, retry_after, NOW) == failure
 
 
-@given(st.text(max_size=60) | st.from_regex(r"Sun, 22 Nov \d{1,5} \d\d:\d\d:\d\d [+-]\d{4}", fullmatch=True))
+@given(
+    st.text(max_size=60)
+    | st.from_regex(r"Sun, 22 Nov [0-9]{1,5} [0-9]{2}:[0-9]{2}:[0-9]{2} [+-][0-9]{4}", fullmatch=True)
+    | st.from_regex(
+        r"[0-9]{1,14} Jan [0-9]{1,14} [0-9]{1,2}:[0-9]{1,2}:[0-9]{1,12} ([+-][0-9]{1,20}|GMT)", fullmatch=True
+    )
+)
 def test_no_retry_after_breaks_anything(text: str) -> None:
     failure = read_answer(503, text, NOW)
     assert failure is not None

@@ -35,16 +35,17 @@ INSERT INTO inbox OVERRIDING SYSTEM VALUE SELECT * FROM broker_before.inbox;
 SELECT setval(pg_get_serial_sequence('inbox', 'inbox_id'), max(inbox_id)) FROM inbox HAVING max(inbox_id) > 0;
 
 -- Within one commit all events have one time: there the order of the trades is as good as any, each trade's own is kept.
+-- The clock may have been set back between two commits: an event comes no earlier than those of its trade before it.
 INSERT INTO event (customer_id, seq, trade_id, number, step, status, reason, filled_quantity, filled_value, acknowledged,
         cancel_requested, execution_id, at)
     SELECT trade.customer_id,
-           row_number() OVER (PARTITION BY trade.customer_id ORDER BY event.at, trade.seq, event.number),
+           row_number() OVER (PARTITION BY trade.customer_id ORDER BY event.not_before, trade.seq, event.number),
            event.trade_id, event.number, event.step::text::step, event.status::text::trade_status, event.reason,
            coalesce(sum(execution.last_qty) OVER so_far, 0), coalesce(sum(execution.last_qty * execution.last_px) OVER so_far, 0),
            bool_or(event.step IN ('accepted', 'executed')) OVER so_far,
            bool_or(event.step = 'cancel_requested') OVER so_far,
            event.execution_id, event.at
-    FROM broker_before.event
+    FROM (SELECT *, max(at) OVER (PARTITION BY trade_id ORDER BY number) AS not_before FROM broker_before.event) AS event
     JOIN broker_before.trade USING (trade_id)
     LEFT JOIN broker_before.execution
         ON event.step = 'executed' AND execution.trade_id = event.trade_id AND execution.execution_id = event.execution_id

@@ -1,0 +1,100 @@
+"""A reader of order updates while the database tells less than was heard: fakes of the database, no clock."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import pytest
+
+from broker.config import Config
+from broker.core.types import CustomerId
+from broker.order_feed import BooksSetBack, OrderFeed
+from broker.order_updates import OrderUpdates
+from broker.updates import Updates
+
+ADA, BOB = CustomerId(1001), CustomerId(1002)
+SILENCE_S = 60.0
+
+
+class Books:
+    """Has so many updates of each customer. What `meanwhile` does happens after it has looked, before it answers."""
+
+    def __init__(self) -> None:
+        self.newest_seq = {ADA: 3, BOB: 3}
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.has_read = asyncio.Event()
+
+    async def newest(self, customer_id: CustomerId) -> int:
+        return self.newest_seq[customer_id]
+
+    async def newest_of(self, customer_ids: Sequence[CustomerId]) -> dict[CustomerId, int]:
+        found = {each: self.newest_seq[each] for each in customer_ids}
+        self.meanwhile()
+        return found
+
+    async def read(self, customer_id: CustomerId, after: int, limit: int) -> list[tuple[int, bytes]]:
+        self.has_read.set()
+        return [(seq, b"%d" % seq) for seq in range(after + 1, self.newest_seq[customer_id] + 1)][:limit]
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+@pytest.fixture
+def feed(books: Books) -> OrderFeed:
+    return OrderFeed(cast(OrderUpdates, books), Updates(), Config())
+
+
+async def test_a_reader_ends_when_what_it_has_is_gone_from_the_database(books: Books, feed: OrderFeed) -> None:
+    with feed.follow(ADA) as reader, feed.follow(BOB) as other:
+        for each in (reader, other):
+            await each.begin(None)
+        waiting = asyncio.create_task(reader.next(SILENCE_S))
+        await feed.check()
+        books.newest_seq[ADA] = 2
+        await feed.check()
+        with pytest.raises(BooksSetBack, match=r"^The books were set back; ask for your orders, and connect again\.$"):
+            await waiting
+        books.newest_seq[BOB] = 4
+        await feed.check()
+        assert await other.next(SILENCE_S) == [(4, b"4")]
+
+
+async def test_a_reader_that_asks_for_what_it_heard_of_in_vain_ends(books: Books, feed: OrderFeed) -> None:
+    with feed.follow(ADA) as reader:
+        await reader.begin(None)
+        reader.hear(4)  # of a commit that was lost, before it was read
+        waiting = asyncio.create_task(reader.next(SILENCE_S))
+        await books.has_read.wait()
+        await feed.check()
+        books.newest_seq[ADA] = 4  # the number is given out again: what has it is not what we heard of
+        with pytest.raises(BooksSetBack):
+            await waiting
+
+
+async def test_what_is_committed_while_the_database_is_asked_is_no_setback(books: Books, feed: OrderFeed) -> None:
+    with feed.follow(ADA) as reader:
+        await reader.begin(None)
+
+        def commit() -> None:
+            books.newest_seq[ADA] += 1
+            reader.hear(books.newest_seq[ADA])
+
+        books.meanwhile = commit
+        for _ in range(3):
+            await feed.check()
+        assert [seq for seq, _ in await reader.next(SILENCE_S)] == [4, 5, 6]
+
+
+async def test_one_who_comes_while_the_database_is_asked_is_no_setback(books: Books, feed: OrderFeed) -> None:
+    with feed.follow(ADA) as reader, feed.follow(BOB) as late:
+        await reader.begin(None)
+        books.meanwhile = lambda: late.hear(3)
+        await feed.check()
+        books.meanwhile = lambda: None
+        await feed.check()
+        books.newest_seq[BOB] = 4
+        await feed.check()
+        assert [seq for seq, _ in await late.next(SILENCE_S)] == [1, 2, 3, 4]
