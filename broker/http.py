@@ -203,7 +203,7 @@ def _sentence(message: str, type_: type) -> str:
     if unknown:
         return f"There is no field {unknown[1][:40]!r} here."  # what a client made long stays out of the answer
     what, _, path = message.partition(" - at `$.")
-    name = path.rstrip("`").partition(".")[0]
+    name = re.split(r"[.\[]", path.rstrip("`"), maxsplit=1)[0]
     hint = get_type_hints(type_, include_extras=True).get(name)
     hints = [hint, *get_args(hint)]  # of a field that may be null, the description stands in the union
     for meta in [meta for each in hints for meta in getattr(each, "__metadata__", ())]:

@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, BinaryIO, Literal, Self, TypeVar, cast
@@ -68,6 +68,16 @@ def read_recording(path: Path) -> Iterator[Line]:
             yield from _read(cast(BinaryIO, file))
         except ValueError as error:
             raise ValueError(f"{path} is no recording of a feed: {error}") from error
+
+
+def recorded_at(path: Path) -> datetime:
+    """When the recording began. Raises as `read_recording` does."""
+    with gzip.open(path, "rb") as file:
+        try:
+            began = _decoded(next(_lines(cast(BinaryIO, file)), b""), _Header, 1).recorded_at
+        except ValueError as error:
+            raise ValueError(f"{path} is no recording of a feed: {error}") from error
+    return began if began.tzinfo else began.replace(tzinfo=UTC)
 
 
 def _read(file: BinaryIO) -> Iterator[Line]:

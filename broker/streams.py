@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from broker.auth import Authenticator, Caller, NotAuthenticated
 from broker.config import Config
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 _CLOSE_WITHIN_S = 1.0
 """How long a client may take to answer our close before its connection is cut."""
 _LOOK_S = 0.05
+_SAY_FIRST = 'Say who you are first: {"action": "authenticate", "token": "…"}.'
 _REASON_MAX = 120
 """Bytes of text in a close frame."""
 
@@ -252,15 +253,10 @@ class Streams:
         try:
             async with asyncio.timeout(self._config.stream_auth_s):
                 message = await ws.receive()
-            if message.type is not WSMsgType.TEXT:
-                raise NotAuthenticated('Say who you are first: {"action": "authenticate", "token": "…"}.')
-            words = convert(parse_json(message.data.encode()), _Authenticate)
-            if words.action != "authenticate":
-                raise NotAuthenticated('Say who you are first: {"action": "authenticate", "token": "…"}.')
-            caller = await self._authenticator.customer(f"Bearer {words.token}")
+            caller = await self._authenticator.customer(f"Bearer {_token(message)}")
             self._check_room(caller)
         except TimeoutError:
-            await _refused(ws, ApiError(401, "unauthorized", "Nobody said in time who this is."))
+            await _refused(ws, ApiError(401, "unauthorized", f"Nobody said in time who this is. {_SAY_FIRST}"))
         except (NotAuthenticated, ApiError, DatabaseUnavailable) as error:
             refusal = as_api_error(error)
             assert refusal is not None
@@ -312,6 +308,17 @@ async def _prepare(ws: web.WebSocketResponse, request: web.Request) -> None:
         await ws.prepare(request)
     except ConnectionError as error:  # the client is gone by now: nobody will read this answer
         raise web.HTTPBadRequest from error
+
+
+def _token(message: WSMessage) -> str:
+    """Of the first message. Raises NotAuthenticated where it is any other than it should be."""
+    try:
+        words = convert(parse_json(message.data.encode()), _Authenticate) if message.type is WSMsgType.TEXT else None
+    except ApiError:
+        words = None
+    if words is None or words.action != "authenticate":
+        raise NotAuthenticated(_SAY_FIRST)
+    return words.token
 
 
 def bound_buffers(transport: asyncio.Transport, size: int) -> None:

@@ -138,7 +138,7 @@ class MarketApi:
         start = _moment("start", query.get("start"), day_of(now))
         end = _moment("end", query.get("end"), now)
         if start > end:
-            raise bad_query("start must not come after end")
+            raise bad_query("start must not come after end; left out, end is now and start is today")
         start, end = max(start, _EARLIEST), min(end, now + _ONE_DAY)  # beyond there is nothing
         most = self._config.bars_page_max
         limit = read_number("limit", query.get("limit"), min(_BARS_DEFAULT, most), most)
@@ -189,7 +189,7 @@ class MarketApi:
         start = _day("start", query.get("start"), trade_date(self._now()))
         end = _day("end", query.get("end"), min(start + (_CALENDAR_DAYS - 1) * _ONE_DAY, _CALENDAR_LAST))
         if start > end:
-            raise bad_query("start must not come after end")
+            raise bad_query("start must not come after end; left out, start is today")
         if (end - start).days >= _CALENDAR_DAYS_MAX:
             raise bad_query(f"The calendar has at most {_CALENDAR_DAYS_MAX} days at a time")
         days = (start + number * _ONE_DAY for number in range((end - start).days + 1))
@@ -211,7 +211,7 @@ def _named(request: web.Request) -> Symbol:
 def _symbols(text: str | None, most: int) -> list[Symbol]:
     words = list(dict.fromkeys(word.strip() for word in (text or "").split(",")))
     if not 1 <= len(words) <= most or not all(_SYMBOL.search(word) for word in words):
-        raise bad_query(f"symbols takes 1 to {most} tickers with commas, like AAPL,MSFT")
+        raise bad_query(f"symbols takes 1 to {most} tickers in capital letters with commas, like AAPL,MSFT")
     return [Symbol(word) for word in words]
 
 
@@ -226,6 +226,7 @@ def _moment(name: str, text: str | None, default: datetime) -> datetime:
     """A time with its zone, in UTC; a date is the midnight in New York with which it begins."""
     if text is None:
         return default
+    text = text.replace(" ", "+")  # an offset's plus sign that was not encoded
     try:
         if _DAY.fullmatch(text):
             return datetime.combine(date.fromisoformat(text), time(), hours.NEW_YORK).astimezone(UTC)

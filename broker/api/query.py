@@ -22,9 +22,11 @@ def only_known(query: Mapping[str, str], names: Collection[str]) -> None:
     """Refuse a parameter that there is not, and one that stands in it twice."""
     unknown = sorted(query.keys() - set(names))
     if unknown:
-        raise bad_query(f"{unknown[0][:40]!r} is not a filter; there are {', '.join(sorted(names))}")
-    if len(query) > len(set(query.keys())):
-        raise bad_query("A filter stands in it twice")
+        there_are = f"it takes {', '.join(sorted(names))}" if names else "it takes none"
+        raise bad_query(f"{unknown[0][:40]!r} is no parameter of this path; {there_are}")
+    if len(query) > len(set(query)):
+        twice = max(names, key=[name for name, _ in query.items()].count)
+        raise bad_query(f"{twice} stands in it twice")
 
 
 def read_symbol(text: str | None) -> Symbol | None:
@@ -40,6 +42,7 @@ def read_time(name: str, text: str | None) -> datetime | None:
     """A moment in UTC, or None where it is left out; one without an offset is meant in UTC."""
     if text is None:
         return None
+    text = text.replace(" ", "+")  # an offset's plus sign that was not encoded
     try:
         time = datetime.fromisoformat(text) if text.isascii() and len(text) <= 40 else None
         if time is not None:

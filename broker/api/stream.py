@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import WSCloseCode, web
 
+from broker.api.query import only_known
 from broker.config import Config
 from broker.core.types import SYMBOL_PATTERN, Symbol
 from broker.http import ApiError, convert
@@ -29,10 +30,10 @@ class StreamRequest(msgspec.Struct, forbid_unknown_fields=True):
         msgspec.Meta(pattern="^(subscribe|unsubscribe)$(?!\n)", description='"subscribe" or "unsubscribe"'),
     ]
     symbols: Annotated[list[str], msgspec.Meta(min_length=1, description="a list of tickers, like AAPL")]
-    channels: Annotated[
-        list[Word], msgspec.Meta(min_length=1, description='a list of "quotes", "trades" and "bars"')
-    ] = msgspec.field(default_factory=lambda: ["quotes"])
-    batch: bool | None = None
+    channels: (
+        Annotated[list[Word], msgspec.Meta(min_length=1, description='a list of "quotes", "trades" and "bars"')] | None
+    ) = None
+    batch: Annotated[bool | None, msgspec.Meta(description="true or false")] = None
 
 
 class StreamApi:
@@ -50,6 +51,7 @@ class StreamApi:
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
         """Follow market data until the socket is closed."""
+        only_known(request.query, ())
         return await self._streams.websocket(request, self._serve)
 
     async def _serve(self, socket: Socket) -> None:
@@ -92,7 +94,8 @@ class StreamApi:
     def _take(self, follower: Follower, wanted: StreamRequest) -> None:
         if len(wanted.symbols) > self._config.stream_symbols_max:
             raise self._too_many(len(wanted.symbols))
-        channels = [Channel(word) for word in dict.fromkeys(wanted.channels)]
+        left_out = Channel if wanted.action == "unsubscribe" else [Channel.QUOTES]
+        channels = list(dict.fromkeys(map(Channel, wanted.channels or left_out)))
         symbols = [Symbol(text) for text in dict.fromkeys(wanted.symbols)]
         if wanted.action == "unsubscribe":
             for channel in channels:
@@ -140,6 +143,6 @@ def _subscribed(kind: str, channels: list[Channel], symbols: list[Symbol]) -> di
 
 
 def _unknown(symbols: list[Symbol]) -> dict[str, Any]:
-    shown = [symbol[:12] for symbol in symbols[:100]]
-    sentence = f"The exchange does not list {', '.join(shown[:5])}{' and others' if len(shown) > 5 else ''}."
-    return {"type": "error", "code": "unknown_symbol", "error": sentence, "symbols": shown}
+    shown = ", ".join(symbol if _SYMBOL.search(symbol) else repr(symbol[:20]) for symbol in symbols[:5])
+    sentence = f"The exchange does not list {shown}{' and others' if len(symbols) > 5 else ''}."
+    return {"type": "error", "code": "unknown_symbol", "error": sentence, "symbols": symbols}

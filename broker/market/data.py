@@ -82,6 +82,8 @@ def _recorded(path: Path, now: Callable[[], datetime]) -> RecordedSource:
     """Raises ConfigError where the file cannot be used: better now than in the log every five seconds."""
     try:
         next(iter(read_recording(path)))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"feed cannot be used: {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise ConfigError(f"feed cannot be used: {error}") from error
     return RecordedSource(path, now)

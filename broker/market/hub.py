@@ -243,11 +243,11 @@ class Hub:
                 if not waiting or not follower.pending:
                     (self._batches[follower.slot] if follower.batch else self._queue).append(follower)
                     self._news.set()
-                elif waiting == follower.buffered and now - follower.moved_at >= self._stall_s:
+                elif waiting >= follower.buffered and now - follower.moved_at >= self._stall_s:
                     self._cut.inc()
                     self.gone(follower)
                     follower.cut()
                 else:
-                    if waiting != follower.buffered:
+                    if waiting < follower.buffered:  # more is no progress: a ping was added
                         follower.buffered, follower.moved_at = waiting, now
                     self._slow.append(follower)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from broker.market.feed import Message, WireQuote, WireTrade
-from broker.recording import read_recording
+from broker.recording import read_recording, recorded_at
 
 _LEAST_S = 1.0
 """A round takes at least so long, also where nothing but the snapshot was recorded."""
@@ -36,15 +36,13 @@ class RecordedSource:
 
     async def _once(self) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
-        began, shift = loop.time(), None
+        began, shift = loop.time(), self._now() - recorded_at(self._path)
         for line in read_recording(self._path):
             await asyncio.sleep(max(0.0, began + line.after_ms / 1000 - loop.time()))
             message = _decode(line.message)
             parts: list[WireQuote | WireTrade] = [*message.quotes, *message.trades]
             if any(part.at.tzinfo is None for part in parts):
                 raise ValueError("a time in the recording has no zone")
-            if shift is None:  # what moved last before the recording began stands for its beginning
-                shift = self._now() - max((part.at for part in parts), default=self._now())
             for part in parts:
                 part.at += shift
             yield msgspec.json.encode(message)

@@ -168,6 +168,7 @@ async def test_one_that_takes_nothing_for_too_long_is_cut_off() -> None:
         room.say(AAPL, 1)
         for _ in range(20):
             moving.waiting -= 1  # slow, and alive
+            stuck.waiting += 2  # a ping, and another one: no progress
             await asyncio.sleep(0.03)
         assert room.cut == [follower]
         assert follower.topics == set()
