@@ -47,6 +47,7 @@ format: dev ## put the code into its format
 
 bench: dev ## the figures of the README, with their references
 	@$(BIN)/python -m bench.place_trade
+	@$(BIN)/python -m bench.stream
 
 lock: ## resolve requirements/*.lock anew (needs uv: pip install uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group build -o requirements/run.lock

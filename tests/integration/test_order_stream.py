@@ -407,7 +407,8 @@ async def test_who_does_not_say_who_it_is_goes(with_settings: Callable[..., Conf
         assert await stream.next() == {
             "type": "error",
             "code": "unauthorized",
-            "error": 'Nobody said in time who this is. Say who you are first: {"action": "authenticate", "token": "…"}.',
+            "error": "Nobody said in time who this is. "
+            'Say who you are first: {"action": "authenticate", "token": "…"}.',
         }
         assert (await stream.closed())[0] == WSCloseCode.POLICY_VIOLATION
 
