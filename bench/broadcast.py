@@ -44,7 +44,7 @@ async def broadcast() -> None:
                     "ask": quote["ask"],
                     "ask_size": quote["ask_size"],
                     "last": quote["last"],
-                    **dict.fromkeys(("open", "high", "low", "previous_close")),
+                    **dict.fromkeys(("last_size", "last_at", "open", "high", "low", "previous_close")),
                     "volume": 0,
                     "timestamp": quote["at"].replace("+00:00", "Z"),
                     "stale": False,

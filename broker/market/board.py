@@ -51,6 +51,8 @@ class QuoteView(msgspec.Struct):
     ask: str
     ask_size: int | None
     last: str
+    last_size: int | None
+    last_at: datetime | None
     open: str | None
     high: str | None
     low: str | None
@@ -111,6 +113,7 @@ class Board:
         now: Callable[[], datetime],
     ) -> None:
         self._now = now
+        self._last_trades: dict[Symbol, Print] = {}  # of listed symbols: one each
         self._places = places
         self._venue_of = venue_of
         self._bars = bars
@@ -150,7 +153,10 @@ class Board:
             minutes[symbol] = minute
         day = self._bars.day(symbol)
         # One that came too late or too early to be of today is on no tape.
-        if day is not None and day.trades != counted and self._hub.is_followed(Channel.TRADES, symbol):
+        if day is None or day.trades == counted:
+            return
+        self._last_trades[symbol] = trade
+        if self._hub.is_followed(Channel.TRADES, symbol):
             price = format_money(trade.price)
             view = TradeView(symbol, price, trade.quantity, day.trades, day.volume, trade.at)
             told.setdefault(symbol, []).append(_encode(_Message("trade", view)))
@@ -210,7 +216,7 @@ class Board:
         quote = quotes.get(symbol)
         if quote is None:
             return None
-        day = self._bars.day(symbol)
+        day, trade = self._bars.day(symbol), self._last_trades.get(symbol)
         return QuoteView(
             symbol,
             format_money(quote.bid),
@@ -218,6 +224,8 @@ class Board:
             format_money(quote.ask),
             quote.ask_size or None,
             format_money(quote.last),
+            trade.quantity if trade else None,
+            trade.at if trade else None,
             _money(day.open if day else None),
             _money(day.high if day else None),
             _money(day.low if day else None),

@@ -64,7 +64,7 @@ async def test_a_quote_has_prices_sizes_and_the_days_figures(broker: Broker) -> 
     quote = await eventually(with_trades)
     assert set(quote) == {
         *("symbol", "bid", "bid_size", "ask", "ask_size", "last", "open", "high", "low"),
-        *("previous_close", "volume", "timestamp", "stale"),
+        *("last_size", "last_at", "previous_close", "volume", "timestamp", "stale"),
     }
     assert (quote["symbol"], quote["stale"], quote["previous_close"]) == ("AAPL", False, None)
     assert parse_money(quote["bid"]) < parse_money(quote["ask"])

@@ -87,6 +87,7 @@ async def test_a_replay_says_so_in_a_header(broker: Broker) -> None:
 async def test_a_customers_trades_run_in_the_order_placed(broker: Broker) -> None:
     customer = await broker.customer(cash="10000000.00")
     answers = await asyncio.gather(*(customer.place("BUY", "AAPL", 1) for _ in range(50)))
+    assert {status for status, _ in answers} == {201}, answers
     for _, placed in answers:
         await customer.ended(placed["tradeId"])
     rows = await broker.fetch(
