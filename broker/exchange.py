@@ -257,14 +257,20 @@ class HttpVenue:
         headers = {"Content-Type": "application/json"} if body else None
         try:
             async with self._session.request(method, self.url + path, data=body, headers=headers) as response:
-                answer = await response.content.read(self._body_max)
-                while len(answer) < self._body_max and (more := await response.content.read(self._body_max)):
-                    answer += more
+                answer = await read_at_most(response.content, self._body_max)
                 if response.status != 200:
                     raise ExchangeUnavailable(f"{method} {path[:40]} answered {response.status}")
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ExchangeUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+async def read_at_most(content: aiohttp.StreamReader, most: int) -> bytes:
+    """An answer's body, or its beginning where it is longer than it may be: that is then not in form."""
+    body = await content.read(most)
+    while len(body) < most and (more := await content.read(most)):
+        body += more
+    return body
 
 
 # ------------------------------------------------------------------ the webhook

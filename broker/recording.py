@@ -6,6 +6,7 @@ Gzipped lines of JSON; docs/exchange-contract.md has the format. No socket and n
 import gzip
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,26 +64,34 @@ def read_recording(path: Path) -> Iterator[Line]:
 
     Raises ValueError, with a sentence, where the file is not in form, and OSError where it cannot be read.
     """
-    with gzip.open(path, "rb") as file:
-        try:
-            yield from _read(cast(BinaryIO, file))
-        except ValueError as error:
-            raise ValueError(f"{path} is no recording of a feed: {error}") from error
+    with _opened(path) as file:
+        yield from _read(file)
 
 
 def recorded_at(path: Path) -> datetime:
     """When the recording began. Raises as `read_recording` does."""
+    with _opened(path) as file:
+        began = _header(_lines(file)).recorded_at
+    return began if began.tzinfo else began.replace(tzinfo=UTC)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file; what is not in form in it is said of it by name."""
     with gzip.open(path, "rb") as file:
         try:
-            began = _decoded(next(_lines(cast(BinaryIO, file)), b""), _Header, 1).recorded_at
+            yield cast(BinaryIO, file)
         except ValueError as error:
             raise ValueError(f"{path} is no recording of a feed: {error}") from error
-    return began if began.tzinfo else began.replace(tzinfo=UTC)
+
+
+def _header(lines: Iterator[bytes]) -> _Header:
+    return _decoded(next(lines, b""), _Header, 1)
 
 
 def _read(file: BinaryIO) -> Iterator[Line]:
     lines = _lines(file)
-    _decoded(next(lines, b""), _Header, 1)
+    _header(lines)
     after_ms, sequence = 0, None
     for number, text in enumerate(lines, 2):
         line = _decoded(text, _Line, number)

@@ -111,6 +111,7 @@ class OrderStreamApi:
     async def _event_stream(self, request: web.Request, caller: Caller, since: int | None) -> web.StreamResponse:
         if request.transport is None:  # the client left while we asked who it is: nobody will read this answer
             raise web.HTTPBadRequest
+        bound_buffers(request.transport, self._config.stream_buffer_max)  # as every WebSocket's are
         stream = _EventStream(request.transport)
         with (
             self._streams.place(),
@@ -158,7 +159,6 @@ class OrderStreamApi:
         ping: Sequence[bytes],
         cut: Callable[[], None],
     ) -> "_Outlet":
-        bound_buffers(transport, self._config.stream_buffer_max)  # the database has what a client is behind with
         return _Outlet(transport, write, frame, ping, cut, self._config.stream_stall_s)
 
     async def _tell(self, reader: Reader, outlet: "_Outlet", end: Callable[[WSCloseCode, str], None]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from broker.config import Config
 from broker.core.types import Symbol
+from broker.exchange import read_at_most
 from broker.market.feed import FeedBroken, tell_lost
 
 _NAMES_AGAIN_S = 600.0
@@ -71,11 +72,6 @@ class Names:
     async def _learn(self) -> None:
         async with self._session.get(self._url) as response:
             response.raise_for_status()
-            body = b""
-            async for part in response.content.iter_any():
-                body += part
-                if len(body) > self._config.feed_message_max:
-                    raise ValueError("the list of symbols is too long")
-        listed = _decode_symbols(body)
+            listed = _decode_symbols(await read_at_most(response.content, self._config.feed_message_max))
         self._names.clear()
         self._names.update((Symbol(each.symbol), each.name[:200]) for each in listed.symbols)
