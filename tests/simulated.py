@@ -14,6 +14,7 @@ from broker.simulator.faults import Faults, Misbehaviour
 from broker.simulator.market import Market, Quote, Ticker
 from broker.simulator.orders import Order, Orders
 from broker.simulator.outcome import Outcome
+from broker.simulator.script import Script
 from broker.simulator.sessions import Hours, Sessions
 from broker.simulator.wire import Amendment, Answer, Event, NewOrder, OrderStatus, Replaces, Unreadable
 
@@ -132,12 +133,14 @@ class Bench:
         self._set(*quote)
         self.noise = Level()
         self.books = Books(self.market, self.noise)
+        self.script = Script(100)
         settings = Misbehaviour(**faults)
         self.exchange = Exchange(
             self.books,
             Orders(finished_max),
             Faults(settings, Random(1)),
             Sessions(hours, settings.closed),
+            self.script,
             fills_at_once,
         )
 

@@ -13,6 +13,7 @@ from broker.commands.running import UsageError, run_until_signalled
 from broker.config import Config, default_data
 from broker.data_folder import shared_webhook_secret
 from broker.exchange import decode_secrets
+from broker.simulator.clock import BadMoment, Clock, parse_moment
 from broker.simulator.faults import Misbehaviour
 from broker.simulator.journal import JournalDamaged, JournalInUse
 from broker.simulator.server import SimulatedExchange
@@ -52,6 +53,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--data", type=Path, help="folder of its journal, so that it forgets nothing (default: one for each port)"
     )
+    parser.add_argument("--clock", metavar="TIME", help="what time it is there, like 2026-11-27T12:55-05:00 [now]")
+    parser.add_argument("--freeze", action="store_true", help="its clock stands still until an operator moves it")
     parser.add_argument("--json", action="store_true", help="print one line of JSON for programs when ready")
     group = parser.add_argument_group("misbehaviour", "everything is off unless asked for; drawn from the seed")
     for name, kind in get_type_hints(Misbehaviour).items():
@@ -82,9 +85,20 @@ def _exchange(options: argparse.Namespace) -> int:
         fill_delay_ms=options.fill_delay_ms,
         journal=folder,
         misbehaviour=faults,
+        clock=_clock(options.clock, options.freeze),
     )
     run_until_signalled(lambda stop: _run(settings, stop, as_json=options.json))
     return 0
+
+
+def _clock(text: str | None, frozen: bool) -> Clock:
+    """The clock as the flags set it."""
+    clock = Clock()
+    try:
+        clock.set(None if text is None else parse_moment(text), frozen)
+    except BadMoment as error:
+        raise UsageError(f"--clock cannot be used: {error}.") from error
+    return clock
 
 
 async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool) -> None:

@@ -1,5 +1,7 @@
 """When New York trades: 09:30 to 16:00 on weekdays, to 13:00 on half days, never on a holiday.
 
+Around that session lies the extended one: from 04:00 to the opening, and from the close to 20:00, on half days 17:00.
+
 The days come from the `holidays` library as data, the hours stand here; `tests/data/xnys.csv` holds what another
 calendar says about each day since 2015, and a test compares the two. Nothing here reads a clock.
 """
@@ -13,6 +15,7 @@ import holidays
 
 NEW_YORK = ZoneInfo("America/New_York")
 OPEN, CLOSE, EARLY_CLOSE = time(9, 30), time(16), time(13)
+EXTENDED_OPEN, EXTENDED_CLOSE, EARLY_EXTENDED_CLOSE = time(4), time(20), time(17)
 
 _SATURDAY = 5
 _CLOSED_DAYS_MAX = 30
@@ -21,7 +24,7 @@ _CLOSED_DAYS_MAX = 30
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One trading day's regular hours, in UTC: open at `opens_at`, closed again at `closes_at`."""
+    """One trading day's hours, in UTC: open at `opens_at`, closed again at `closes_at`."""
 
     day: date
     opens_at: datetime
@@ -54,10 +57,26 @@ def session(day: date) -> Session | None:
     return Session(day, _utc(day, OPEN), _utc(day, close))
 
 
+@lru_cache(maxsize=64)
+def extended_session(day: date) -> Session | None:
+    """The hours of a New York calendar day with those before the opening and after the close, or None."""
+    year = _year(day.year)
+    if session(day) is None:
+        return None
+    close = EARLY_EXTENDED_CLOSE if day in year.early else EXTENDED_CLOSE
+    return Session(day, _utc(day, EXTENDED_OPEN), _utc(day, close))
+
+
 def is_open(at: datetime) -> bool:
     """Whether the regular session runs at this moment: from its first instant until before its close."""
     today = session(_new_york_day(at))
     return today is not None and today.opens_at <= at < today.closes_at
+
+
+def is_extended(at: datetime) -> bool:
+    """Whether this moment lies in the extended hours: before the opening or after the close of a trading day."""
+    today = extended_session(_new_york_day(at))
+    return today is not None and today.opens_at <= at < today.closes_at and not is_open(at)
 
 
 def next_open(at: datetime) -> datetime:
@@ -79,6 +98,30 @@ def session_end(at: datetime) -> datetime:
     following = session(_new_york_day(next_open(at)))
     assert following is not None, at
     return following.closes_at
+
+
+def extended_end(at: datetime) -> datetime:
+    """The end of the hours, extended ones included, that run at this moment, or else of the next ones, in UTC."""
+    day = _new_york_day(at)
+    today = extended_session(day)
+    if today is not None and at < today.closes_at:
+        return today.closes_at
+    following = extended_session(_new_york_day(next_open(at)))
+    assert following is not None, at
+    return following.closes_at
+
+
+def next_change(at: datetime) -> datetime:
+    """The first moment after this one at which regular or extended hours begin or end, in UTC."""
+    day = _new_york_day(at)
+    for days in range(_CLOSED_DAYS_MAX):
+        regular, extended = session(day + timedelta(days)), extended_session(day + timedelta(days))
+        if regular is None or extended is None:
+            continue
+        for moment in (extended.opens_at, regular.opens_at, regular.closes_at, extended.closes_at):
+            if moment > at:
+                return moment
+    raise AssertionError(f"no session within {_CLOSED_DAYS_MAX} days of {at}")
 
 
 def midnight(at: datetime) -> datetime:

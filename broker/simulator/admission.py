@@ -5,13 +5,15 @@ from urllib.parse import urlsplit
 
 from broker.core.money import UNITS_PER_DOLLAR, Money, format_money, parse_money
 from broker.core.types import PRICE_MAX, OrderType, Side
-from broker.simulator.orders import Order
+from broker.simulator.market import LOWEST_CENTS
+from broker.simulator.orders import AUCTIONS, WAITING, Order
 from broker.simulator.wire import NewOrder
 
 CENT = UNITS_PER_DOLLAR // 100
 
 _LIMITED = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT})
 _STOPPED = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
+_AUCTIONED = frozenset({OrderType.MARKET, OrderType.LIMIT})
 
 
 class Inadmissible(Exception):
@@ -20,6 +22,7 @@ class Inadmissible(Exception):
 
 def admit(new: NewOrder) -> Order:
     """The order as it is when it has just been taken. Raises Inadmissible."""
+    _check_times(new)
     price = _price(new, "price", new.price, new.type in _LIMITED)
     stop_price = _price(new, "stop_price", new.stop_price, new.type in _STOPPED)
     max_price = _max_price(new)
@@ -37,6 +40,7 @@ def admit(new: NewOrder) -> Order:
         stop_price,
         new.time_in_force,
         new.replaces,
+        extended_hours=new.extended_hours,
     )
 
 
@@ -48,6 +52,25 @@ def on_grid(price: int) -> Money:
 def execution_price(text: str) -> Money:
     """A price that an operator puts in an execution's place. Raises Inadmissible."""
     return _readable_price("price", text)
+
+
+def settable_price(text: str) -> Money:
+    """A price that an operator lets the market move to. Raises Inadmissible."""
+    price = _amount(text)
+    if price % CENT or not LOWEST_CENTS * CENT <= price <= PRICE_MAX // 2:
+        lowest, highest = format_money(Money(LOWEST_CENTS * CENT)), format_money(Money(PRICE_MAX // 2))
+        raise Inadmissible(f"price is in whole cents, from {lowest} to {highest}")
+    return price
+
+
+def _check_times(new: NewOrder) -> None:
+    """Whether an order of this type may trade when it wants to."""
+    if new.type is OrderType.TRAILING_STOP:
+        raise Inadmissible("a trailing stop waits at the broker: it comes here as a stop")
+    if new.time_in_force in AUCTIONS and new.type not in _AUCTIONED:
+        raise Inadmissible(f"{new.time_in_force} is for market and limit orders")
+    if new.extended_hours and not (new.type is OrderType.LIMIT and new.time_in_force in WAITING):
+        raise Inadmissible("extended_hours is for limit orders that are day or gtc")
 
 
 def _price(new: NewOrder, name: str, text: str | None, is_needed: bool) -> Money | None:

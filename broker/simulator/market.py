@@ -20,7 +20,7 @@ _STEP_DIVISOR = 2_000
 """A step is at most 1/2000 of the price where it began (5 basis points), and never less than a cent."""
 _PULL_DIVISOR = 50
 """A step takes back 1/50 of the distance from there."""
-_LOWEST_CENTS = 3
+LOWEST_CENTS = 3
 """So that the bid stays positive: it lies at most 2 cents below the last price."""
 
 
@@ -48,12 +48,17 @@ class Quote:
 class _Walk:
     """One symbol's price in cents, and the band that it never leaves: a quarter up or down."""
 
-    __slots__ = ("cents", "highest", "lowest", "start", "step_max", "symbol")
+    __slots__ = ("cents", "highest", "is_held", "lowest", "start", "step_max", "symbol")
 
     def __init__(self, ticker: Ticker) -> None:
         self.symbol = ticker.symbol
-        self.start = self.cents = max(ticker.price // CENT, _LOWEST_CENTS)
-        self.lowest = max(self.start * 3 // 4, _LOWEST_CENTS)
+        self.is_held = False
+        self.begin(max(ticker.price // CENT, LOWEST_CENTS))
+
+    def begin(self, cents: int) -> None:
+        """Walk around this price from now on."""
+        self.start = self.cents = cents
+        self.lowest = max(self.start * 3 // 4, LOWEST_CENTS)
         self.highest = max(self.start * 5 // 4, self.lowest + 1)
         self.step_max = max(self.start // _STEP_DIVISOR, 1)
 
@@ -80,15 +85,32 @@ class Market:
     def __init__(self, tickers: Iterable[Ticker], random: Random) -> None:
         self._random = random
         self.tickers = {ticker.symbol: ticker for ticker in tickers}
-        self._walks = [_Walk(ticker) for ticker in self.tickers.values()]
-        self.quotes = {walk.symbol: walk.quote(random) for walk in self._walks}
+        self._walks = {ticker.symbol: _Walk(ticker) for ticker in self.tickers.values()}
+        self.quotes = {symbol: walk.quote(random) for symbol, walk in self._walks.items()}
 
     def tick(self) -> list[Symbol]:
         """Let time move the prices once; the symbols whose quote is now another."""
-        return [walk.symbol for walk in self._walks if self._moves(walk)]
+        return [walk.symbol for walk in self._walks.values() if self._moves(walk)]
+
+    def place(self, symbol: Symbol, price: Money, holds: bool) -> None:
+        """Let a symbol be at this price, a cent between it and either side; and stand still there (`holds`)."""
+        walk = self._walks[symbol]
+        walk.begin(price // CENT)
+        walk.is_held = holds
+        self.quotes[symbol] = Quote(symbol, Money(price - CENT), Money(price + CENT), price)
+
+    def release(self, symbol: Symbol) -> None:
+        """Let it walk again from where it is."""
+        self._walks[symbol].is_held = False
+
+    def is_held(self, symbol: Symbol) -> bool:
+        return self._walks[symbol].is_held
 
     def _moves(self, walk: _Walk) -> bool:
         if self._random.random() >= _MOVE_PROBABILITY:
+            return False
+        if walk.is_held:
+            self._random.random(), self._random.random()  # what a step draws: no other symbol's price depends on it
             return False
         walk.step(self._random)
         quote = walk.quote(self._random)

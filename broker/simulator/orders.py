@@ -13,6 +13,12 @@ from broker.simulator.wire import ExecutionState, OrderState, OrderStatus, Repla
 FINISHED = frozenset(
     {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.CANCELLED, OrderStatus.EXPIRED, OrderStatus.REPLACED}
 )
+WAITING = frozenset({TimeInForce.DAY, TimeInForce.GTC})
+"""Orders that may rest, and wait for a session."""
+AUCTIONS = frozenset({TimeInForce.OPG, TimeInForce.CLS})
+"""Orders that trade at one moment only: when a session opens, or when it closes."""
+
+_MARKET, _OPG, _CLS = OrderType.MARKET, TimeInForce.OPG, TimeInForce.CLS  # found faster than in their enums
 
 
 class Execution(msgspec.Struct, gc=False, omit_defaults=True):
@@ -27,7 +33,7 @@ class Execution(msgspec.Struct, gc=False, omit_defaults=True):
 class Order(msgspec.Struct, gc=False, omit_defaults=True):
     """One order with its executions; the n-th has the id `{order id}-{n}`. Its one writer is the exchange.
 
-    What stands below `executions` is the exchange's own: it is in the journal, and in no answer.
+    What stands below `executions`, but for `extended_hours`, is the exchange's own: in the journal, and in no answer.
     """
 
     id: str
@@ -51,6 +57,9 @@ class Order(msgspec.Struct, gc=False, omit_defaults=True):
     """A stop that was reached: it is an ordinary order by now."""
     expires_at: str | None = None
     """The end of the session that it belongs to, once it has to wait; None: it waits for ever."""
+    extended_hours: bool = False
+    opens_at: str | None = None
+    """Of an `opg` order: the opening at which it trades."""
     carried: int = 0
     """Its filled quantity is so much less than its book's figure, which counts from when its place was taken."""
 
@@ -70,6 +79,21 @@ class Order(msgspec.Struct, gc=False, omit_defaults=True):
     def filled_value(self) -> int:
         """What its executions cost or brought, in money; what was taken back did neither."""
         return sum(execution.quantity * execution.price for execution in self.executions if not execution.busted)
+
+    @property
+    def is_immediate(self) -> bool:
+        """A market order that does not wait for an opening or a close."""
+        return self.type is _MARKET and not self.has_its_moment
+
+    @property
+    def has_its_moment(self) -> bool:
+        """Whether it trades when a session opens or closes, and at no other time."""
+        return self.time_in_force is _OPG or self.time_in_force is _CLS
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether it may be taken outside the session."""
+        return self.has_its_moment or (self.type is not _MARKET and self.time_in_force in WAITING)
 
     @property
     def is_finished(self) -> bool:
@@ -100,6 +124,7 @@ class Order(msgspec.Struct, gc=False, omit_defaults=True):
             and self.stop_price == other.stop_price
             and self.time_in_force is other.time_in_force
             and self.replaces == other.replaces
+            and self.extended_hours == other.extended_hours
         )
 
     def execution_id(self, number: int) -> str:
@@ -131,6 +156,7 @@ class Order(msgspec.Struct, gc=False, omit_defaults=True):
             self.filled_quantity,
             self.reason,
             executions,
+            self.extended_hours,
         )
 
 

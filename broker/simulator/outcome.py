@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from broker.core.money import Money, format_money
 from broker.core.types import Symbol
 from broker.simulator.orders import Execution, Order
+from broker.simulator.script import Due
 from broker.simulator.wire import Amendment, CancelResult, Event, OrderStatus, Result, Trade
 
 
@@ -22,6 +23,8 @@ class Outcome:
     """Each with the URL that it goes to."""
     resting: list[tuple[str, list[int]]] = field(default_factory=list)
     """Market orders that trade later, and the shares of each part: call `fill` for one after another."""
+    due: list[Due] = field(default_factory=list)
+    """What the script wants later: call `go_on` for each when its time has come."""
     trades: list[Trade] = field(default_factory=list)
     """Everything that changed hands in a book, whoever stood there."""
 

@@ -11,8 +11,10 @@ from aiohttp import web
 
 from broker.simulator.books import Books
 from broker.simulator.feed import Feed
+from broker.simulator.keys import FEED, MARKET, STOPPING, VENUE
 from broker.simulator.market import Market
-from broker.simulator.routes import FEED, MARKET, ROUTES, STOPPING, VENUE, errors_as_json
+from broker.simulator.replies import errors_as_json
+from broker.simulator.routes import ROUTES
 from broker.simulator.settings import ExchangeSettings
 from broker.simulator.tickers import listed_tickers
 from broker.simulator.venue import Venue
@@ -78,7 +80,7 @@ class SimulatedExchange:
         market = Market(listed_tickers(), Random(f"{settings.seed} market"))  # noqa: S311 - prices, no secrets
         books = Books(market, Random(f"{settings.seed} noise"))  # noqa: S311 - as above
         feed = Feed(books.quotes, settings.clock, settings.feed_sockets_max, settings.feed_messages_max)
-        venue = Venue(settings, self._secret, books, feed)
+        venue = Venue(settings, self._secret, market, books, feed)
         app[MARKET], app[VENUE], app[FEED], app[STOPPING] = market, venue, feed, asyncio.Event()
         tasks: list[asyncio.Task[None]] = []
         try:

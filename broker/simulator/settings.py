@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from broker.simulator.clock import Clock
 from broker.simulator.delivery import DeliveryLimits
 from broker.simulator.faults import Misbehaviour
 from broker.simulator.sessions import Hours
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +54,8 @@ class ExchangeSettings:
     misbehaviour: Misbehaviour = field(default_factory=Misbehaviour)
     """What goes wrong on purpose."""
 
-    clock: Callable[[], datetime] = _now
+    clock: Callable[[], datetime] = field(default_factory=Clock)
     """What time it is, with a time zone: for trading hours and for the `at` of events and quotes."""
+
+    script_max: int = 1_000
+    """Steps of the script that may wait for orders: more than a test reads, and they are gone through one by one."""

@@ -16,15 +16,17 @@ import structlog
 from broker.simulator.admission import execution_price
 from broker.simulator.agenda import Agenda
 from broker.simulator.amendments import Refusal
+from broker.simulator.bench import Bench
 from broker.simulator.books import Books
 from broker.simulator.callbacks import Callbacks
 from broker.simulator.exchange import Exchange
 from broker.simulator.faults import Faults
 from broker.simulator.feed import Feed
 from broker.simulator.journal import Callback, Journal, acked_line, callback_line, execution_line, order_line
-from broker.simulator.market import Quote
+from broker.simulator.market import Market, Quote
 from broker.simulator.orders import Orders
 from broker.simulator.outcome import Outcome
+from broker.simulator.script import Due, Script
 from broker.simulator.sessions import Sessions
 from broker.simulator.settings import ExchangeSettings
 from broker.simulator.wire import Bust, CancelResult, Correction, NewOrder, OrderState, Result, Trade, Unreadable
@@ -44,7 +46,7 @@ class Unavailable(Exception):
 class Venue:
     """Exchange, journal and callbacks together. `open` it inside the event loop that it is to work in."""
 
-    def __init__(self, settings: ExchangeSettings, secret: bytes, books: Books, feed: Feed) -> None:
+    def __init__(self, settings: ExchangeSettings, secret: bytes, market: Market, books: Books, feed: Feed) -> None:
         self._settings = settings
         self._clock = settings.clock
         self.faults = Faults(settings.misbehaviour, Random(f"{settings.seed} faults"))  # noqa: S311 - no secret
@@ -52,9 +54,13 @@ class Venue:
         self._books = books
         self._feed = feed
         sessions = Sessions(settings.hours, settings.misbehaviour.closed)
-        self._exchange = Exchange(books, self._orders, self.faults, sessions, fills_at_once=not settings.fill_delay_ms)
+        script = Script(settings.script_max)
+        at_once = not settings.fill_delay_ms
+        self._exchange = Exchange(books, self._orders, self.faults, sessions, script, fills_at_once=at_once)
+        self.bench = Bench(self._exchange, books, market, script, settings.clock, settings.hours, self._tell)
         self._callbacks = Callbacks(secret, self.faults, settings.delivery, self._acknowledged)
         self._resting = Agenda[tuple[str, list[int]]](self._fill_due)
+        self._scripted = Agenda[Due](self._go_on)
         self._numbers = count(1)
         self._journal: Journal | None = None
         self._unwritten: list[bytes] = []  # what a full disk did not take; bounded, since no orders are taken meanwhile
@@ -75,13 +81,14 @@ class Venue:
     async def close(self) -> None:
         """Stop within a moment; what is not delivered stays in the journal."""
         self._resting.close()
+        self._scripted.close()
         await self._callbacks.close()
         if self._journal is not None:
             self._journal.close()
 
     def check(self, batch: Iterable[NewOrder | Unreadable] = ()) -> None:
         """Raises Unavailable where these orders cannot be taken, or none at all."""
-        self._mend()
+        self.check_journal()
         if self._orders.open_count >= self._settings.open_max:
             raise Unavailable(f"{self._settings.open_max} orders are open, and no more fit")
         for url, events in Counter(new.callback_url for new in batch if isinstance(new, NewOrder)).items():
@@ -96,19 +103,19 @@ class Venue:
 
     async def cancel(self, order_ids: Sequence[str]) -> list[CancelResult]:
         """Cancel orders. What it answers outlives a kill likewise."""
-        self._mend()
+        self.check_journal()
         outcome = self._exchange.cancel(order_ids, self._clock())
         await self._promise(outcome)
         return outcome.cancels
 
     def bust(self, execution_id: str, bust: Bust) -> OrderState | Refusal:
         """Take an execution back; the order's state after it."""
-        self._mend()
+        self.check_journal()
         return self._amended(self._exchange.bust(execution_id, bust.reason, self._clock()))
 
     def correct(self, execution_id: str, correction: Correction) -> OrderState | Refusal:
         """Put another execution in its place; the order's state after it. Raises Inadmissible."""
-        self._mend()
+        self.check_journal()
         price = None if correction.price is None else execution_price(correction.price)
         return self._amended(self._exchange.correct(execution_id, correction.quantity, price, self._clock()))
 
@@ -127,7 +134,7 @@ class Venue:
 
     def lookup(self, order_ids: Iterable[str]) -> list[OrderState]:
         """The states of those orders that are known. Raises Unavailable where memory is ahead of the journal."""
-        self._mend()
+        self.check_journal()
         found = (self._orders.get(order_id) for order_id in order_ids)
         return [order.state() for order in found if order is not None]
 
@@ -135,7 +142,7 @@ class Venue:
         """Write down what is about to be answered, and tell it. Raises Unavailable where it could not be written."""
         callbacks = self._record(outcome)
         self._show(outcome)
-        self._rest(outcome.resting)
+        self._rest(outcome)
         if self._broken is not None:
             raise Unavailable(self._broken)
         if self.faults.settings.callback_first:
@@ -147,7 +154,7 @@ class Venue:
         """Write down and tell what happened without anybody having asked."""
         callbacks = self._record(outcome)
         self._show(outcome)
-        self._rest(outcome.resting)
+        self._rest(outcome)
         self._callbacks.push(callbacks)
 
     def _show(self, outcome: Outcome) -> None:
@@ -200,7 +207,7 @@ class Venue:
                 self._feed.note(*shown)
         return True
 
-    def _mend(self) -> None:
+    def check_journal(self) -> None:
         """Raises Unavailable while memory is ahead of the journal; what memory holds may not be told meanwhile."""
         if self._broken is not None and not self._write([]):
             raise Unavailable(self._broken)
@@ -209,10 +216,17 @@ class Venue:
         if self._journal is not None:
             self._write([acked_line(callbacks)])
 
-    def _rest(self, resting: Iterable[tuple[str, list[int]]]) -> None:
-        for order_id, parts in resting:
+    def _rest(self, outcome: Outcome) -> None:
+        """What trades later."""
+        for order_id, parts in outcome.resting:
             delay_ms = self._settings.fill_delay_ms or self.faults.settings.partial_gap_ms
             self._resting.add(delay_ms / 1000, (order_id, parts))
+        for due in outcome.due:
+            self._scripted.add(due.after_ms / 1000, due)
+
+    def _go_on(self, now_due: list[Due]) -> None:
+        for due in now_due:
+            self._tell(self._exchange.go_on(due, self._clock()))
 
     def _fill_due(self, due: list[tuple[str, list[int]]]) -> None:
         """The next part of each order whose time has come."""

@@ -76,6 +76,7 @@ class NewOrder(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     stop_price: Amount | None = None
     time_in_force: TimeInForce = TimeInForce.DAY
     replaces: Replaces | None = None
+    extended_hours: bool = False
 
 
 class Unreadable(msgspec.Struct, gc=False):
@@ -131,6 +132,19 @@ class Trade(msgspec.Struct, gc=False):
     at: str
 
 
+class Listed(msgspec.Struct, gc=False):
+    """A symbol, where it stands, and what an operator has set there."""
+
+    symbol: str
+    name: str
+    bid: str
+    ask: str
+    last: str
+    halted: bool
+    halt_reason: str | None
+    held: bool
+
+
 class ExecutionState(msgspec.Struct, gc=False):
     execution_id: str
     quantity: int
@@ -153,6 +167,7 @@ class OrderState(msgspec.Struct, gc=False):
     filled_quantity: int
     reason: str | None
     executions: list[ExecutionState]
+    extended_hours: bool = False
 
 
 class Bust(msgspec.Struct, gc=False, forbid_unknown_fields=True):

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from broker.core.hours import NEW_YORK, Session, is_open, midnight, next_open, session, session_end
+from broker.core.hours import (
+    NEW_YORK,
+    Session,
+    extended_end,
+    extended_session,
+    is_extended,
+    is_open,
+    midnight,
+    next_change,
+    next_open,
+    session,
+    session_end,
+)
 
 FIRST, LAST = date(2015, 1, 1), date(2027, 11, 20)
 XNYS = Path(__file__).parents[1] / "data" / "xnys.csv"
@@ -105,6 +117,54 @@ def test_next_open(at, opening):
 )
 def test_session_end(at, close):
     assert session_end(at) == new_york(*close)
+
+
+# Before the opening and after the close.
+
+
+def test_extended_hours_lie_around_the_session_and_end_early_after_a_half_day():
+    for day, closes in ((date(2026, 11, 25), 20), (date(2026, 11, 27), 17)):
+        assert extended_session(day) == Session(day, new_york(day, 4), new_york(day, closes))
+    assert extended_session(date(2026, 11, 26)) is None
+    assert extended_session(date(2026, 11, 28)) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "extended", "regular"),
+    [
+        ((25, 4), True, False),
+        ((25, 9, 29), True, False),
+        ((25, 9, 30), False, True),
+        ((25, 16), True, False),
+        ((25, 20), False, False),
+        ((26, 12), False, False),  # Thanksgiving
+        ((27, 3, 59), False, False),
+        ((27, 13), True, False),
+        ((27, 16, 59), True, False),
+        ((27, 17), False, False),
+        ((28, 12), False, False),  # a Saturday
+    ],
+)
+def test_a_moment_lies_in_the_session_or_in_extended_hours_or_in_neither(at, extended, regular):
+    day, *clock = at
+    moment = new_york(date(2026, 11, day), *clock)
+    assert (is_extended(moment), is_open(moment)) == (extended, regular)
+
+
+def test_every_change_of_three_days_in_order():
+    at, changes = new_york(date(2026, 11, 25), 16), []
+    while (at := next_change(at)) <= new_york(date(2026, 11, 30), 4):
+        changes.append(at.astimezone(NEW_YORK).strftime("%d %H:%M"))
+    assert changes == ["25 20:00", "27 04:00", "27 09:30", "27 13:00", "27 17:00", "30 04:00"]
+
+
+@pytest.mark.parametrize(
+    ("at", "end"),
+    [((25, 12), (25, 20)), ((25, 20), (27, 17)), ((27, 3), (27, 17)), ((27, 17), (30, 20))],
+)
+def test_the_end_of_extended_hours(at, end):
+    moment, expected = (new_york(date(2026, 11, day), hour) for day, hour in (at, end))
+    assert extended_end(moment) == expected
 
 
 def test_midnight_is_new_yorks():

@@ -42,6 +42,7 @@ def test_a_buy_fills_at_the_ask():
                 "corrects": None,
             },
         ],
+        "extended_hours": False,
     }
 
 

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from broker.core.money import Money, format_money, parse_money
 from broker.core.types import OrderType, Side, TimeInForce
 from broker.simulator.amendments import Refusal
-from broker.simulator.orders import FINISHED
+from broker.simulator.orders import AUCTIONS, FINISHED, WAITING
+from broker.simulator.outcome import Outcome
+from broker.simulator.script import Delay, Due, Fill, Partial, Reject
 from broker.simulator.wire import Amendment, Answer, Event, NewOrder, OrderStatus, Replaces
-from tests.simulated import AT, Bench, buy, order_id, told
+from tests.simulated import AAPL, AT, Bench, buy, order_id, told
 
 S = OrderStatus
+KINDS = [kind for kind in OrderType if kind is not OrderType.TRAILING_STOP]
 
 
 class Life:
@@ -27,20 +30,30 @@ class Life:
         self.bench = Bench(hours=self.hours, at=AT, **self.faults)
         self.events: dict[str, list[Event]] = {}
         self.parts: list[tuple[str, list[int]]] = []
+        self.due: list[Due] = []
         self.count = 0
 
     def note(self, events: list[Event]) -> None:
         for event in events:
             self.events.setdefault(event.order_id, []).append(event)
 
+    def take(self, outcome: Outcome) -> None:
+        self.parts += outcome.resting
+        self.due += outcome.due
+        self.note(told(outcome))
+
     def price(self) -> str:
         return format_money(Money(parse_money("190.00") + self.random.randint(-40, 60) * 100))
 
     def order(self) -> NewOrder:
         self.count += 1
-        kind, side = self.random.choice([*OrderType]), self.random.choice([*Side])
+        kind, side = self.random.choice(KINDS), self.random.choice([*Side])
         fields = {"type": kind, "side": side, "quantity": self.random.choice([1, 10, 10, 1_000, 20_000])}
-        fields |= {"time_in_force": self.random.choice([*TimeInForce, TimeInForce.DAY]), "max_price": None}
+        can_auction = kind in {OrderType.MARKET, OrderType.LIMIT}
+        lives = [*TimeInForce, TimeInForce.DAY] if can_auction else [*set(TimeInForce) - AUCTIONS, TimeInForce.DAY]
+        fields |= {"time_in_force": self.random.choice(sorted(lives)), "max_price": None}
+        if kind is OrderType.LIMIT and fields["time_in_force"] in WAITING:
+            fields["extended_hours"] = self.random.random() < 0.3
         if kind in {OrderType.LIMIT, OrderType.STOP_LIMIT}:
             fields["price"] = self.price()
         elif side is Side.BUY:
@@ -57,6 +70,7 @@ class Life:
         if open_orders:
             old = self.random.choice(open_orders)
             new.side, new.type, new.time_in_force = old.side, old.type, old.time_in_force
+            new.extended_hours = old.extended_hours
             for name in ("price", "stop_price", "max_price"):
                 amount = getattr(old, name)
                 setattr(new, name, None if amount is None else format_money(amount))
@@ -68,15 +82,15 @@ class Life:
 
     def step(self) -> None:
         draw = self.random.random()
-        if draw < 0.45:
+        if draw < 0.05:
+            self.operate()
+        elif draw < 0.45:
             outcome = self.bench.accept(*(self.order() for _ in range(self.random.randint(1, 3))))
             assert {result.status for result in outcome.results} == {Answer.ACCEPTED}
-            self.parts += outcome.resting
-            self.note(told(outcome))
+            self.take(outcome)
         elif draw < 0.6:
             outcome = self.bench.accept(self.replacement())
-            self.parts += outcome.resting
-            self.note(told(outcome))
+            self.take(outcome)
         elif draw < 0.7:
             number = self.random.randint(1, self.count + 1)
             outcome = self.bench.cancel(number)
@@ -86,6 +100,8 @@ class Life:
             self.bench.noise.draw = self.random.random()
             bid = parse_money(self.price())
             self.note(self.bench.quote(format_money(bid), format_money(Money(bid + 200))))
+        elif draw < 0.85 and self.due:
+            self.take(self.bench.exchange.go_on(self.due.pop(0), self.bench.at))
         elif draw < 0.9 and self.parts:
             identity, parts = self.parts.pop(0)
             self.note(told(self.bench.exchange.fill(identity, parts[0], self.bench.at)))
@@ -98,6 +114,21 @@ class Life:
             self.note(told(self.bench.exchange.advance(self.bench.at)))
         else:
             self.kill()
+
+    def operate(self) -> None:
+        """An operator at the test bench."""
+        exchange, books = self.bench.exchange, self.bench.books
+        draw = self.random.random()
+        if draw < 0.3:
+            price = Money(parse_money(self.price()) // 100 * 100)
+            self.take(exchange.set_price(AAPL, price, False, self.bench.at))
+        elif draw < 0.4:
+            books.halt(AAPL, "news")
+        elif draw < 0.7:
+            self.take(exchange.resume(AAPL, self.bench.at))
+        else:
+            steps = [Reject(), Delay(20), Fill(), Partial(quantity=3), Partial(parts=(1, 4, 2))]
+            self.bench.script.add(None, [self.random.choice(steps)])
 
     def amend(self) -> None:
         execution_id = f"{order_id(self.random.randint(1, self.count + 1))}-{self.random.randint(1, 3)}"
@@ -112,10 +143,9 @@ class Life:
         before = {order.id: order.state() for order in self.bench.exchange.orders.all()}
         self.bench, events = self.bench.recovered(hours=self.hours, **self.faults)
         self.parts = [
-            (order.id, [order.leaves_quantity])
-            for order in self.bench.exchange.orders.open()
-            if order.type is OrderType.MARKET
+            (order.id, [order.leaves_quantity]) for order in self.bench.exchange.orders.open() if order.is_immediate
         ]
+        self.due = []
         touched = {event.order_id for event in events}
         for order in self.bench.exchange.orders.all():
             assert order.id in touched or order.state() == before[order.id]

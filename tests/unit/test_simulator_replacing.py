@@ -145,14 +145,15 @@ def test_the_same_replacement_again_is_known():
 
 
 def _bad_replacements() -> list[tuple[NewOrder, str]]:
-    kept = "a replacement keeps the symbol, side, type and time in force"
+    kept = "a replacement keeps the symbol, side, type and hours, and the time in force unless both are day or gtc"
     return [
         (limit(9, SELL, "190.30", replaces=in_place_of(8)), "the order to replace is not known"),
         (limit(9, SELL, "190.30", replaces=in_place_of(2, 4)), "the order to replace is FILLED"),
         (limit(9, SELL, "190.30", replaces=in_place_of(1, 3)), "the order to replace has filled 4 shares"),
         (limit(9, BUY, "190.10", replaces=in_place_of(1, 4)), kept),
         (sell(9, replaces=in_place_of(1, 4)), kept),
-        (limit(9, SELL, "190.30", time_in_force=GTC, replaces=in_place_of(1, 4)), kept),
+        (limit(9, SELL, "190.30", time_in_force=IOC, replaces=in_place_of(1, 4)), kept),
+        (limit(9, SELL, "190.30", extended_hours=True, replaces=in_place_of(1, 4)), kept),
         (limit(9, SELL, "190.30", symbol="MSFT", replaces=in_place_of(1, 4)), kept),
         (limit(9, SELL, "190.305", replaces=in_place_of(1, 4)), "from 1.00 on, price is in whole cents"),
     ]
@@ -165,6 +166,16 @@ def test_a_replacement_that_cannot_be_changes_nothing(new, reason):
     assert bench.accept(new) == Outcome(STAMP, results=[Result(order_id(9), Answer.INVALID, reason)])
     assert bench.state(1)["status"] == "PARTIALLY_FILLED"
     assert bench.events(buy(3, quantity=6))[-1].order_id == order_id(1)
+
+
+def test_a_replacement_may_live_longer_or_shorter_and_keeps_its_place():
+    bench = Bench()
+    bench.accept(limit(1, SELL, "190.19"), limit(2, SELL, "190.19", time_in_force=GTC))
+    longer = limit(3, SELL, "190.19", quantity=8, time_in_force=GTC, replaces=in_place_of(1))
+    shorter = limit(4, SELL, "190.19", quantity=8, replaces=in_place_of(2))
+    assert bench.events(longer, shorter) == [replaced(1), accepted(3), replaced(2), accepted(4)]
+    assert bench.events(buy(5, quantity=9))[1] == filled(3, 8, "190.19")
+    assert (bench.order(3).expires_at, bench.order(4).expires_at) == (None, "2026-11-28T05:00:00.000000+00:00")
 
 
 def test_a_stop_keeps_its_place_with_less_and_its_max_price():

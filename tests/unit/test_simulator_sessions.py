@@ -6,7 +6,7 @@ import pytest
 
 from broker.core.hours import NEW_YORK
 from broker.core.types import Side
-from broker.simulator.sessions import NEVER, Sessions
+from broker.simulator.sessions import NEVER, Phase, Sessions
 from broker.simulator.wire import CancelAnswer, CancelResult, Event, OrderStatus
 from tests.simulated import (
     DAY,
@@ -62,28 +62,36 @@ def expired(n: int, **overrides) -> Event:
 # When sessions are.
 
 
+EARLY, EVENING_END = new_york(27, 4), new_york(25, 20)
+
+
 @pytest.mark.parametrize(
-    ("when", "is_open", "end", "change"),
+    ("when", "phase", "end", "extended_end", "change"),
     [
-        (WEDNESDAY, True, CLOSE, CLOSE),
-        (CLOSE, False, HALF_DAYS_CLOSE, OPENING),
-        (EVENING, False, HALF_DAYS_CLOSE, OPENING),
-        (new_york(26, 12), False, HALF_DAYS_CLOSE, OPENING),
-        (OPENING, True, HALF_DAYS_CLOSE, HALF_DAYS_CLOSE),
-        (new_york(27, 8), False, HALF_DAYS_CLOSE, OPENING),
-        (HALF_DAYS_CLOSE, False, new_york(30, 16), new_york(30, 9, 30)),
+        (WEDNESDAY, Phase.REGULAR, CLOSE, EVENING_END, CLOSE),
+        (CLOSE, Phase.EXTENDED, HALF_DAYS_CLOSE, EVENING_END, EVENING_END),
+        (EVENING, Phase.EXTENDED, HALF_DAYS_CLOSE, EVENING_END, EVENING_END),
+        (EVENING_END, Phase.CLOSED, HALF_DAYS_CLOSE, new_york(27, 17), EARLY),
+        (new_york(26, 12), Phase.CLOSED, HALF_DAYS_CLOSE, new_york(27, 17), EARLY),
+        (EARLY, Phase.EXTENDED, HALF_DAYS_CLOSE, new_york(27, 17), OPENING),
+        (OPENING, Phase.REGULAR, HALF_DAYS_CLOSE, new_york(27, 17), HALF_DAYS_CLOSE),
+        (HALF_DAYS_CLOSE, Phase.EXTENDED, new_york(30, 16), new_york(27, 17), new_york(27, 17)),
+        (new_york(27, 17), Phase.CLOSED, new_york(30, 16), new_york(30, 20), new_york(30, 4)),
     ],
 )
-def test_new_yorks_sessions(when, is_open, end, change):
+def test_new_yorks_sessions(when, phase, end, extended_end, change):
     sessions = Sessions("XNYS")
-    assert (sessions.is_open(when), sessions.end(when), sessions.next_change(when)) == (is_open, end, change)
+    assert sessions.phase(when) is phase
+    assert (sessions.end(when), sessions.end(when, extended=True)) == (end, extended_end)
+    assert sessions.next_change(when) == change
 
 
 def test_around_the_clock_a_session_ends_at_midnight_in_new_york():
     sessions = Sessions("always")
     before, midnight = datetime(2026, 11, 26, 4, 59, tzinfo=UTC), datetime(2026, 11, 26, 5, tzinfo=UTC)
-    assert sessions.is_open(before)
-    assert sessions.end(before) == sessions.next_change(before) == midnight
+    assert sessions.phase(before) is Phase.REGULAR
+    assert sessions.end(before) == sessions.end(before, extended=True) == midnight
+    assert sessions.next_change(before) == sessions.next_open(before) == midnight
     assert sessions.end(midnight) == midnight + timedelta(days=1)
     spring = new_york(8, 1, month=3)  # the day has 23 hours
     assert sessions.end(spring) == new_york(8, 0, month=3) + timedelta(hours=23)
@@ -91,8 +99,8 @@ def test_around_the_clock_a_session_ends_at_midnight_in_new_york():
 
 def test_a_closed_market_has_no_sessions():
     sessions = Sessions("XNYS", closed=True)
-    assert (sessions.is_open(WEDNESDAY), sessions.end(WEDNESDAY)) == (False, None)
-    assert sessions.next_change(WEDNESDAY) == NEVER
+    assert (sessions.phase(WEDNESDAY), sessions.end(WEDNESDAY)) == (Phase.CLOSED, None)
+    assert (sessions.next_change(WEDNESDAY), sessions.next_open(WEDNESDAY)) == (NEVER, None)
 
 
 # Outside the session.
@@ -165,9 +173,9 @@ def test_a_day_order_ends_with_its_session_and_others_stay():
     assert advance(bench, CLOSE - timedelta(microseconds=1)) == []
     assert advance(bench, CLOSE) == at(CLOSE, expired(1, filled_quantity=4), expired(3), expired(4))
     bench.at = EVENING
-    assert bench.quote("190.50", "190.52") == []  # nothing trades, whatever the price does
+    assert bench.quote("190.50", "190.52") == []  # it is not for extended hours, whatever the price does there
     bench.at = OPENING
-    assert bench.tick() == at(OPENING, filled(2, 10, "190.19"))
+    assert bench.tick() == at(OPENING, filled(2, 10, "190.50"))
     assert bench.state(5)["status"] == "ACCEPTED"
 
 

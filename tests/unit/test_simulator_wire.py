@@ -33,7 +33,7 @@ def test_one_order_and_an_array_are_told_apart():
         ({"quantity": True}, "Expected `int`, got `bool` - at `$.quantity`"),
         ({"side": "buy"}, "Invalid enum value 'buy' - at `$.side`"),
         ({"type": "trailing"}, "Invalid enum value 'trailing' - at `$.type`"),
-        ({"time_in_force": "opg"}, "Invalid enum value 'opg' - at `$.time_in_force`"),
+        ({"time_in_force": "gtd"}, "Invalid enum value 'gtd' - at `$.time_in_force`"),
         ({"replaces": {"id": "x", "filled_quantity": 0}}, "replaces.id must be a UUID in lower case"),
         ({"replaces": {"id": order_id(9)}}, "Object missing required field `filled_quantity` - at `$.replaces`"),
         ({"limit_price": "1.00"}, "Object contains unknown field `limit_price`"),
