@@ -33,7 +33,7 @@ CREATE TABLE schema_version (
     version int PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
-INSERT INTO schema_version (version) VALUES (3);
+INSERT INTO schema_version (version) VALUES (4);
 
 ---------------------------------------------------------------- customers
 
@@ -54,10 +54,10 @@ CREATE TABLE api_key (
 );
 CREATE INDEX api_key_customer ON api_key (customer_id);
 
--- What operators have switched: the kill switch ('all', 'customer:1001'), halted and restricted symbols ('halt:AAPL',
--- 'restrict:AAPL'). A row is the switch being on.
+-- What is switched: by operators the kill switch ('all', 'customer:1001'), halted and restricted symbols ('halt:AAPL',
+-- 'restrict:AAPL'); by a customer its own new orders ('self:1001'). A row is the switch being on.
 CREATE TABLE control (
-    scope text PRIMARY KEY CHECK (scope ~ '^(all|customer:[0-9]+|(halt|restrict):[A-Z][A-Z0-9.]{0,11})$'),
+    scope text PRIMARY KEY CHECK (scope ~ '^(all|(customer|self):[0-9]+|(halt|restrict):[A-Z][A-Z0-9.]{0,11})$'),
     reason text NOT NULL CHECK (reason <> ''),
     since timestamptz NOT NULL DEFAULT now()
 );
@@ -103,7 +103,8 @@ CREATE TYPE transfer_kind AS ENUM (
     'cash',       -- an operator's credit or debit
     'suspense',   -- an execution that no customer can have
     'bust',       -- an execution that the exchange took back
-    'corporate'   -- a split, a symbol change, a dividend
+    'corporate',  -- a split, a symbol change, a dividend
+    'reset'       -- an operator put an account into a given state
 );
 
 CREATE TABLE transfer (
@@ -116,6 +117,7 @@ CREATE TABLE transfer (
 -- One booking for each reference of an operator's. (One settlement for each execution, and one bust: their own keys.)
 CREATE UNIQUE INDEX cash_reference ON transfer (reference) WHERE kind = 'cash';
 CREATE UNIQUE INDEX corporate_reference ON transfer (reference) WHERE kind = 'corporate';
+CREATE UNIQUE INDEX reset_reference ON transfer (reference) WHERE kind = 'reset';
 
 CREATE TABLE posting (
     transfer_id uuid NOT NULL,
@@ -134,10 +136,12 @@ CREATE TABLE posting (
 
 CREATE TYPE side AS ENUM ('BUY', 'SELL');
 CREATE TYPE trade_status AS ENUM
-    ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED', 'FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED');
-CREATE TYPE order_type AS ENUM ('market', 'limit', 'stop', 'stop_limit');
-CREATE TYPE time_in_force AS ENUM ('day', 'gtc', 'ioc', 'fok');
-CREATE TYPE step AS ENUM ('placed', 'started', 'accepted', 'executed', 'cancel_requested', 'ended', 'suspense', 'busted',
+    ('PLACED', 'HELD', 'IN PROGRESS', 'PARTIALLY FILLED', 'FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED');
+CREATE TYPE order_type AS ENUM ('market', 'limit', 'stop', 'stop_limit', 'trailing_stop');
+CREATE TYPE time_in_force AS ENUM ('day', 'gtc', 'ioc', 'fok', 'opg', 'cls');
+CREATE TYPE order_class AS ENUM ('simple', 'bracket', 'oco', 'oto');
+CREATE TYPE role AS ENUM ('entry', 'take_profit', 'stop_loss');
+CREATE TYPE step AS ENUM ('placed', 'held', 'triggered', 'restated', 'started', 'accepted', 'executed', 'cancel_requested', 'ended', 'suspense', 'busted',
     'corrected');
 
 CREATE TABLE status_change (
@@ -146,7 +150,8 @@ CREATE TABLE status_change (
     PRIMARY KEY (before, after)
 );
 INSERT INTO status_change VALUES
-    ('PLACED', 'IN PROGRESS'), ('PLACED', 'REJECTED'), ('PLACED', 'CANCELLED'), ('PLACED', 'REPLACED'),
+    ('PLACED', 'HELD'), ('PLACED', 'IN PROGRESS'), ('PLACED', 'REJECTED'), ('PLACED', 'CANCELLED'), ('PLACED', 'REPLACED'),
+    ('HELD', 'IN PROGRESS'), ('HELD', 'REJECTED'), ('HELD', 'CANCELLED'), ('HELD', 'EXPIRED'), ('HELD', 'REPLACED'),
     ('IN PROGRESS', 'PARTIALLY FILLED'), ('IN PROGRESS', 'FILLED'), ('IN PROGRESS', 'REJECTED'),
     ('IN PROGRESS', 'CANCELLED'), ('IN PROGRESS', 'EXPIRED'), ('IN PROGRESS', 'REPLACED'),
     ('PARTIALLY FILLED', 'PARTIALLY FILLED'), ('PARTIALLY FILLED', 'FILLED'),
@@ -177,13 +182,24 @@ CREATE TABLE trade (
     client_order_id text CHECK (length(client_order_id) BETWEEN 1 AND 200),
     replaces uuid,  -- the trade in whose place it stands, or was to stand
     replaces_filled bigint CHECK (replaces_filled IS NULL OR replaces IS NOT NULL),  -- ... and what that had filled; null where it was never sent
+    order_class order_class NOT NULL,
+    group_id uuid,  -- the first order of its group: those that belong together, and those in their places
+    role role,
+    trail_amount bigint CHECK (trail_amount > 0),  -- of a trailing stop: how far behind the best price it stays
+    trail_bps int CHECK (trail_bps BETWEEN 1 AND 9999),  -- ... or that in 1/10,000 of the best price
+    extended_hours boolean NOT NULL,
+    triggered boolean NOT NULL,  -- its price was reached while it was held here
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    ended_at timestamptz,  -- updated_at goes on: an execution may be taken back later
     UNIQUE (customer_id, seq),
+    CONSTRAINT ended_when_it_has CHECK
+        ((ended_at IS NOT NULL) = (status IN ('FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED'))),
     CONSTRAINT never_overfilled CHECK (filled_quantity BETWEEN 0 AND quantity),
     CONSTRAINT value_follows_quantity CHECK ((filled_quantity = 0) = (filled_value = 0)),
     CONSTRAINT status_fits_figures CHECK (CASE status
         WHEN 'PLACED' THEN hold = 0 AND filled_quantity = 0
+        WHEN 'HELD' THEN filled_quantity = 0
         WHEN 'IN PROGRESS' THEN (hold > 0 OR replaces_filled IS NOT NULL) AND filled_quantity = 0
         WHEN 'PARTIALLY FILLED' THEN filled_quantity BETWEEN 1 AND quantity - 1
         WHEN 'FILLED' THEN hold = 0 AND filled_quantity = quantity
@@ -195,15 +211,28 @@ CREATE TABLE trade (
             OR (replaces_filled IS NOT NULL AND hold < quantity - filled_quantity)),
     CONSTRAINT prices_fit_the_type CHECK (
         (limit_price IS NOT NULL) = (order_type IN ('limit', 'stop_limit'))
-        AND (stop_price IS NOT NULL) = (order_type IN ('stop', 'stop_limit'))
+        AND (stop_price IS NOT NULL) = (order_type IN ('stop', 'stop_limit') OR order_type = 'trailing_stop' AND triggered)
+        AND num_nonnulls(trail_amount, trail_bps) = CASE order_type WHEN 'trailing_stop' THEN 1 ELSE 0 END
         AND coalesce(limit_price, 1) > 0 AND coalesce(stop_price, 1) > 0),
+    CONSTRAINT a_group_has_roles CHECK
+        ((order_class = 'simple') = (group_id IS NULL) AND (group_id IS NULL) = (role IS NULL)
+            AND (order_class <> 'oco' OR role <> 'entry')),
+    CONSTRAINT only_limits_trade_outside_the_session CHECK
+        (NOT extended_hours OR (order_type = 'limit' AND time_in_force IN ('day', 'gtc'))),
     CONSTRAINT filled_within_the_limit CHECK (limit_price IS NULL OR CASE side
         WHEN 'BUY' THEN filled_value <= filled_quantity * limit_price
         ELSE filled_value >= filled_quantity * limit_price END)
 ) WITH (fillfactor = 80);
 CREATE UNIQUE INDEX trade_idempotency ON trade (customer_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX trade_client_order_id ON trade (customer_id, client_order_id) WHERE client_order_id IS NOT NULL;
-CREATE INDEX trade_open ON trade (customer_id, seq) WHERE status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED');
+CREATE INDEX trade_open ON trade (customer_id, seq) WHERE status IN ('PLACED', 'HELD', 'IN PROGRESS', 'PARTIALLY FILLED');
+CREATE INDEX trade_group ON trade (group_id) WHERE group_id IS NOT NULL;
+CREATE INDEX trade_replaces ON trade (replaces) WHERE replaces IS NOT NULL;
+
+CREATE TABLE trail (  -- the best price that the market had since a trailing stop began to follow it
+    trade_id uuid PRIMARY KEY,
+    high_water bigint NOT NULL CHECK (high_water > 0)  -- the highest for a SELL, the lowest for a BUY
+);
 
 CREATE TABLE execution (
     venue text NOT NULL,
@@ -236,12 +265,13 @@ CREATE TABLE event (
     trade_id uuid NOT NULL,
     number int NOT NULL CHECK (number > 0),  -- the trade's 1st, 2nd, 3rd ... event
     step step NOT NULL,
-    status trade_status NOT NULL,  -- this and the next four: the trade as it was then
+    status trade_status NOT NULL,  -- this and the next ones: the trade as it was then
     reason text NOT NULL,
     filled_quantity bigint NOT NULL,
     filled_value bigint NOT NULL,
     acknowledged boolean NOT NULL,
     cancel_requested boolean NOT NULL,
+    quantity bigint NOT NULL,
     execution_id text,
     at timestamptz NOT NULL,
     PRIMARY KEY (customer_id, seq)  -- what a client that was away reads on from
@@ -291,6 +321,22 @@ CREATE TABLE bar (  -- what was traded in a minute or on a day (New York's), by 
     trades int NOT NULL CHECK (trades > 0),
     PRIMARY KEY (symbol, timeframe, starts_at),
     CONSTRAINT high_and_low_enclose CHECK (low <= least(open, close) AND high >= greatest(open, close))
+);
+
+CREATE TABLE watchlist (
+    watchlist_id uuid PRIMARY KEY,
+    customer_id bigint NOT NULL REFERENCES customer,
+    name text NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
+    symbols text[] NOT NULL,  -- in the customer's order
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX watchlist_name ON watchlist (customer_id, name);
+
+-- What a customer has set for its account under the Alpaca-compatible API, and nothing of ours depends on.
+CREATE TABLE account_configuration (
+    customer_id bigint PRIMARY KEY REFERENCES customer,
+    content jsonb NOT NULL CHECK (jsonb_typeof(content) = 'object')
 );
 
 CREATE TABLE corporate_action (  -- what operators have had carried out; an event's content is that of its first request
@@ -380,15 +426,22 @@ DECLARE
     applied bigint;
 BEGIN
     IF EXISTS (
-        SELECT FROM was LEFT JOIN is_now USING (trade_id, customer_id, seq, symbol, side, quantity, created_at, venue,
-            order_type, time_in_force)
+        SELECT FROM was LEFT JOIN is_now USING (trade_id, customer_id, seq, symbol, side, created_at, venue, order_type,
+            time_in_force, order_class, extended_hours)
         WHERE is_now.status IS NULL
-        OR (was.limit_price, was.stop_price, was.idempotency_key, was.client_order_id, was.replaces) IS DISTINCT FROM
-           (is_now.limit_price, is_now.stop_price, is_now.idempotency_key, is_now.client_order_id, is_now.replaces)
+        OR (was.limit_price, was.idempotency_key, was.client_order_id, was.replaces, was.group_id, was.role, was.trail_amount,
+            was.trail_bps) IS DISTINCT FROM
+           (is_now.limit_price, is_now.idempotency_key, is_now.client_order_id, is_now.replaces, is_now.group_id, is_now.role,
+            is_now.trail_amount, is_now.trail_bps)
+        -- What is held here is for fewer shares when the other exit of its group has sold some; a trailing stop has its
+        -- price when that was reached.
+        OR (was.quantity <> is_now.quantity AND (was.status <> 'HELD' OR is_now.quantity > was.quantity))
+        OR (was.stop_price IS DISTINCT FROM is_now.stop_price AND (was.status <> 'HELD' OR was.stop_price IS NOT NULL))
+        OR (was.triggered AND NOT is_now.triggered) OR (is_now.triggered AND NOT was.triggered AND was.status <> 'HELD')
         OR NOT EXISTS (SELECT FROM status_change WHERE before = was.status AND after = is_now.status)
         AND NOT (was.status = is_now.status AND was.filled_quantity = is_now.filled_quantity
                  AND was.filled_value = is_now.filled_value AND is_now.events > was.events
-                 AND (was.status IN ('IN PROGRESS', 'PARTIALLY FILLED') OR (was.reason = is_now.reason
+                 AND (was.status IN ('HELD', 'IN PROGRESS', 'PARTIALLY FILLED') OR (was.reason = is_now.reason
                      AND was.acknowledged = is_now.acknowledged AND was.cancel_requested = is_now.cancel_requested)))
     ) THEN
         RAISE EXCEPTION 'a trade cannot change in this way: it is finished, or status_change does not have the step'
@@ -462,9 +515,10 @@ CREATE TYPE claim AS (customer_id bigint, version bigint);
 CREATE TYPE account_key AS (owner_id bigint, asset text);
 CREATE TYPE new_trade AS (trade_id uuid, customer_id bigint, seq bigint, symbol text, side side, quantity bigint,
     venue text, order_type order_type, time_in_force time_in_force, limit_price bigint, stop_price bigint,
-    idempotency_key text, client_order_id text, replaces uuid, replaces_filled bigint, status trade_status, reason text, hold bigint,
+    idempotency_key text, client_order_id text, replaces uuid, replaces_filled bigint, order_class order_class,
+    group_id uuid, role role, trail_amount bigint, trail_bps int, extended_hours boolean, triggered boolean, status trade_status, reason text, hold bigint,
     max_price bigint, acknowledged boolean, cancel_requested boolean, events int);
-CREATE TYPE trade_figures AS (trade_id uuid, status trade_status, reason text, hold bigint, max_price bigint,
+CREATE TYPE trade_figures AS (trade_id uuid, quantity bigint, stop_price bigint, triggered boolean, status trade_status, reason text, hold bigint, max_price bigint,
     filled_quantity bigint, filled_value bigint, acknowledged boolean, cancel_requested boolean, events int);
 CREATE TYPE new_transfer AS (transfer_id uuid, kind transfer_kind, reference text, customer_id bigint);
 CREATE TYPE new_posting AS (transfer_id uuid, owner_id bigint, asset text, amount bigint, cost bigint, gain bigint);
@@ -473,9 +527,13 @@ CREATE TYPE new_execution AS (venue text, execution_id text, trade_id uuid, last
 CREATE TYPE new_bust AS (venue text, execution_id text, transfer_id uuid);
 CREATE TYPE new_event AS (customer_id bigint, seq bigint, trade_id uuid, number int, step step, status trade_status,
     reason text, filled_quantity bigint, filled_value bigint, acknowledged boolean, cancel_requested boolean,
-    execution_id text);
+    quantity bigint, execution_id text);
 CREATE TYPE new_margin_level AS (customer_id bigint, day date, level bigint);
 CREATE TYPE new_control AS (scope text, reason text);
+
+-- When a trade that has this status by now has ended; null where it has not.
+CREATE FUNCTION end_of(status trade_status, at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS
+    $$ SELECT CASE WHEN status IN ('FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED') THEN at END $$;
 
 -- The order of the steps is part of the rule: releases first, then money moves, then new holds, so that never_overdrawn
 -- holds after every step exactly when it holds at the end. House rows come into being here with their floor.
@@ -501,9 +559,10 @@ BEGIN
             ON CONFLICT DO NOTHING;
     END IF;
     IF cardinality(settled) > 0 THEN
-        UPDATE trade SET status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
+        UPDATE trade SET quantity = s.quantity, stop_price = s.stop_price, triggered = s.triggered, status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
                 filled_quantity = s.filled_quantity, filled_value = s.filled_value, acknowledged = s.acknowledged,
-                cancel_requested = s.cancel_requested, events = s.events, updated_at = decided_at
+                cancel_requested = s.cancel_requested, events = s.events, updated_at = decided_at,
+                ended_at = coalesce(trade.ended_at, end_of(s.status, decided_at))
             FROM unnest(settled) AS s WHERE trade.trade_id = s.trade_id;
         GET DIAGNOSTICS changed = ROW_COUNT;
         IF changed <> cardinality(settled) THEN
@@ -524,13 +583,15 @@ BEGIN
     IF cardinality(placed) > 0 THEN
         INSERT INTO trade SELECT trade_id, customer_id, seq, symbol, side, quantity, status, reason, venue, order_type,
                 time_in_force, limit_price, stop_price, max_price, hold, acknowledged, cancel_requested, 0, 0, events,
-                idempotency_key, client_order_id, replaces, replaces_filled, decided_at, decided_at
+                idempotency_key, client_order_id, replaces, replaces_filled, order_class, group_id, role, trail_amount,
+                trail_bps, extended_hours, triggered, decided_at, decided_at, end_of(status, decided_at)
             FROM unnest(placed);
     END IF;
     IF cardinality(started) > 0 THEN
-        UPDATE trade SET status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
+        UPDATE trade SET quantity = s.quantity, stop_price = s.stop_price, triggered = s.triggered, status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
                 filled_quantity = s.filled_quantity, filled_value = s.filled_value, acknowledged = s.acknowledged,
-                cancel_requested = s.cancel_requested, events = s.events, updated_at = decided_at
+                cancel_requested = s.cancel_requested, events = s.events, updated_at = decided_at,
+                ended_at = coalesce(trade.ended_at, end_of(s.status, decided_at))
             FROM unnest(started) AS s WHERE trade.trade_id = s.trade_id;
         GET DIAGNOSTICS changed = ROW_COUNT;
         IF changed <> cardinality(started) THEN
@@ -553,20 +614,20 @@ END $$;
 -- A customer with an open cash account, its first key, and its opening deposit where there is one. `credit` is the most
 -- that a margin account may ever owe.
 CREATE FUNCTION create_customer(name text, account_type text, key_id text, secret_hash bytea, cash bigint,
-        transfer_id uuid, external_owner bigint, credit bigint)
+        transfer_id uuid, external_owner bigint, credit bigint, at timestamptz DEFAULT now())
     RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = broker, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     created bigint;
 BEGIN
-    INSERT INTO customer (name, account_type) VALUES (name, account_type) RETURNING customer_id INTO created;
+    INSERT INTO customer (name, account_type, created_at) VALUES (name, account_type, at) RETURNING customer_id INTO created;
     INSERT INTO api_key (key_id, customer_id, secret_hash) VALUES (key_id, created, secret_hash);
     INSERT INTO account (owner_id, asset, floor)
         VALUES (created, '$USD', CASE account_type WHEN 'margin' THEN -credit ELSE 0 END);
     IF cash > 0 THEN
         INSERT INTO account (owner_id, asset, floor) VALUES (external_owner, '$USD', -9000000000000000000)
             ON CONFLICT DO NOTHING;
-        INSERT INTO transfer VALUES (transfer_id, 'cash', 'opening:' || created, created, now());
+        INSERT INTO transfer VALUES (transfer_id, 'cash', 'opening:' || created, created, at);
         INSERT INTO posting VALUES (transfer_id, created, '$USD', cash), (transfer_id, external_owner, '$USD', -cash);
     END IF;
     RETURN created;
@@ -617,5 +678,5 @@ GRANT INSERT, DELETE ON control, risk_limit TO broker_runtime;
 GRANT UPDATE (reason) ON control TO broker_runtime;
 GRANT UPDATE (value) ON risk_limit TO broker_runtime;
 GRANT INSERT, DELETE ON price_sample TO broker_runtime;
-GRANT INSERT, UPDATE, DELETE ON bar, webhook TO broker_runtime;
+GRANT INSERT, UPDATE, DELETE ON bar, webhook, trail, watchlist, account_configuration TO broker_runtime;
 GRANT INSERT (event_id, content, price), UPDATE (holders, finished_at) ON corporate_action TO broker_runtime;

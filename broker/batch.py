@@ -5,12 +5,13 @@ shard's (broker.shards).
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, assert_never
 
-from broker.core import corporate, credit, settlement, trading
+from broker.core import corporate, credit, groups, settlement, trading
 from broker.core.account import Account
 from broker.core.conditions import Conditions
 from broker.core.corporate import AdjustPosition, AnyEvent, PositionAdjusted
@@ -30,12 +31,24 @@ from broker.core.messages import (
     Report,
     Step,
     TradeEvent,
+    Wake,
 )
+from broker.core.reset import ResetAccount, reset
 from broker.core.states import TERMINAL
 from broker.core.types import AccountType, CustomerId, Trade, TradeId
 
 Command = (
-    PlaceTrade | ReplaceTrade | CancelTrade | CancelAll | EstimateTrade | MoveCash | AdjustPosition | Advance | Report
+    PlaceTrade
+    | ReplaceTrade
+    | CancelTrade
+    | CancelAll
+    | EstimateTrade
+    | MoveCash
+    | AdjustPosition
+    | ResetAccount
+    | Advance
+    | Wake
+    | Report
 )
 
 
@@ -80,6 +93,14 @@ class Adjusted:
     adjusted: PositionAdjusted | None
 
 
+@dataclass(slots=True)
+class Reset:
+    """The answer to ResetAccount. `replayed`: the reference was booked before, and nothing was done now."""
+
+    customer_id: CustomerId
+    replayed: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Item:
     """A command in the queue, and whoever waits for its answer."""
@@ -100,6 +121,7 @@ class Known:
     client_ids: dict[tuple[CustomerId, str], Trade] = field(default_factory=dict)
     cash: dict[str, CashMoved] = field(default_factory=dict)
     adjusted: set[str] = field(default_factory=set)
+    reset: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -183,6 +205,11 @@ class Batch:
                 return self._move_cash(command, account)
             case AdjustPosition():
                 return self._adjust(command, account)
+            case ResetAccount():
+                return self._reset(command, account)
+            case Wake():
+                self._add(account, groups.wake(account, command, self._conditions))
+                return command.trade_id in account.held
             case Advance():
                 return None
             case _:
@@ -190,7 +217,7 @@ class Batch:
 
     # -------------------------------------------------------------- orders
 
-    def _place(self, command: PlaceTrade, account: Account) -> Placed | Taken | Overloaded:
+    def _place(self, command: PlaceTrade, account: Account) -> Placed | Taken | Refused | Overloaded:
         earlier = self._known.trades.get(command.trade_id)  # an attempt whose outcome was unknown had committed
         if earlier is not None:
             return Placed(earlier)
@@ -203,13 +230,26 @@ class Batch:
             return Taken(earlier)
         if account.open_trades >= self._bounds.customer_open_max:
             return Overloaded("customer")
-        events = trading.place(account, command, self._conditions)
+        if command.only_if_accepted:
+            refused = groups.refusal(account, command, self._conditions)
+            if refused is not None:
+                return refused
+        events = groups.place(account, command, self._conditions)
         trade = events[0].trade
         if command.idempotency_key:
             self._known.keys[key] = trade
         self._keep(account, trade)
-        self._decided.events += events
+        self._add(account, events)
         return Placed(trade)
+
+    def _add(self, account: Account, events: Iterable[TradeEvent]) -> None:
+        """Take these steps in, and those that they mean for other orders of their groups."""
+        following = deque(events)
+        while following:
+            event = following.popleft()
+            self._decided.events.append(event)
+            if event.trade.group is not None:
+                following.extendleft(reversed(groups.follow(account, event, self._conditions)))
 
     def _replace(self, command: ReplaceTrade, account: Account) -> Placed | Taken | Refused | Overloaded | Trade | None:
         """The new trade; else the old one where it has ended, None where there is none, or why it cannot be."""
@@ -230,7 +270,7 @@ class Batch:
         trade = next(event.trade for event in outcome if event.step is Step.PLACED)
         self._keep(account, trade)
         self._keep(account, old)
-        self._decided.events += outcome
+        self._add(account, outcome)
         return Placed(trade)
 
     def _first_of(self, account: Account, client_order_id: str | None) -> Trade | None:
@@ -248,21 +288,22 @@ class Batch:
         if trade is None or trade.status in TERMINAL:
             return trade
         self._keep(account, trade)
-        self._decided.events += trading.cancel(account, trade)
+        self._add(account, groups.cancel(account, trade))
         return Cancelling([trade])
 
     def _cancel_all(self, command: CancelAll, account: Account) -> Cancelling:
         """Those that wait go first, so that none of them starts because another one ended."""
-        trades = [*reversed(account.waiting), *account.working.values()]
+        trades = [*reversed(account.waiting), *account.held.values(), *account.working.values()]
         wanted = [each for each in trades if command.symbol in {None, each.symbol}]
         for trade in wanted:
             self._keep(account, trade)
-            self._decided.events += trading.cancel(account, trade, command.reason)
+            if trade.status not in TERMINAL:  # else it ended together with another one of its group
+                self._add(account, groups.cancel(account, trade, command.reason))
         return Cancelling(wanted)
 
     def _trade(self, account: Account, trade_id: TradeId) -> Trade | None:
         """A trade of this account, open or finished."""
-        trade = account.working.get(trade_id) or self._recent.get(trade_id)
+        trade = account.working.get(trade_id) or account.held.get(trade_id) or self._recent.get(trade_id)
         if trade is None and account.waiting:
             trade = next((each for each in account.waiting if each.trade_id == trade_id), None)
         if trade is None:
@@ -283,9 +324,10 @@ class Batch:
                 self._decided.look_soon.append(report.trade_id)
             elif isinstance(outcome, Repeat):
                 self._decided.repeats += 1
+            elif isinstance(outcome, TradeEvent):  # what ends in this batch is still known to the rest of it
+                self._known.trades[outcome.trade.trade_id] = outcome.trade
+                self._add(account, [outcome])
             else:
-                if isinstance(outcome, TradeEvent):  # what ends in this batch is still known to the rest of it
-                    self._known.trades[outcome.trade.trade_id] = outcome.trade
                 self._decided.events.append(outcome)
 
     # -------------------------------------------------------------- operators
@@ -313,13 +355,24 @@ class Batch:
             self._decided.events.append(outcome)
         return Adjusted(outcome)
 
+    def _reset(self, command: ResetAccount, account: Account) -> Reset | Refused:
+        if command.reference in self._known.reset:
+            return Reset(account.customer_id, replayed=True)
+        outcome = reset(account, command)
+        if isinstance(outcome, Refused):
+            return outcome
+        self._known.reset.add(command.reference)
+        self._decided.events.append(outcome)
+        return Reset(account.customer_id)
+
     # -------------------------------------------------------------- what follows
 
     def _advance(self, account: Account) -> None:
         """Start what can start; a long run of refusals goes on in the next batch."""
         steps = trading.start_next(account, self._conditions)
         before = len(self._decided.events)
-        self._decided.events.extend(islice(steps, self._steps_left))
+        for event in islice(steps, self._steps_left):
+            self._add(account, [event])
         self._steps_left -= len(self._decided.events) - before
         if account.waiting and trading.may_start(account, self._conditions):
             self._decided.unfinished.append(account.customer_id)

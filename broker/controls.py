@@ -6,7 +6,8 @@ cannot read the switches does not start.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 
@@ -28,6 +29,11 @@ def customer_scope(customer_id: CustomerId) -> str:
     return f"customer:{customer_id}"
 
 
+def own_scope(customer_id: CustomerId) -> str:
+    """The scope in which a customer stops its own new orders."""
+    return f"self:{customer_id}"
+
+
 def type_scope(account_type: AccountType) -> str:
     """The scope of an account type."""
     return f"type:{account_type}"
@@ -42,6 +48,7 @@ class Controls:
         self._on: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}
         self._suspended: set[int] = set()
+        self._resetting: set[int] = set()
         self._limits: dict[str, dict[str, int]] = {}
         self._changes = 0  # made here: what was read from the database meanwhile may be older
         self._writing = asyncio.Lock()
@@ -50,10 +57,16 @@ class Controls:
     # -------------------------------------------------------------- what the decisions ask
 
     def stopped(self, customer_id: CustomerId) -> str | None:
-        """Why this customer's orders are stopped, by a switch for all or for it."""
+        """Why this customer's orders are stopped, by a switch for all or for it, or since it is being reset."""
+        if customer_id in self._resetting:
+            return "the account is being reset"
         if not self._on:
             return None
         return self._on.get(ALL) or self._on.get(customer_scope(customer_id))
+
+    def stopped_by_itself(self, customer_id: CustomerId) -> bool:
+        """Whether the customer has stopped its own new orders."""
+        return bool(self._on) and own_scope(customer_id) in self._on
 
     def suspended(self, customer_id: CustomerId) -> str | None:
         """Whether the customer is suspended, in words."""
@@ -99,6 +112,16 @@ class Controls:
         """Turn a switch on here, to be stored when the database answers again."""
         self._unsaved[scope] = reason
         self.restrict(scope, reason)
+
+    @contextmanager
+    def reset_of(self, customers: Iterable[CustomerId]) -> Iterator[None]:
+        """Stop new orders of these customers, here and for as long as the block lasts."""
+        added = set(customers) - self._resetting
+        self._resetting |= added
+        try:
+            yield
+        finally:
+            self._resetting -= added
 
     def restrict(self, scope: str, reason: str) -> None:
         """Take in a switch that is in the database already."""

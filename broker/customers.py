@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -38,8 +39,10 @@ class Customers:
         authenticator: Authenticator,
         controls: Controls,
         new_id: Callable[[], UUID],
+        now: Callable[[], datetime],
         credit_max: Money,
     ) -> None:
+        self._now = now
         self._database = database
         self._authenticator = authenticator
         self._controls = controls
@@ -52,7 +55,7 @@ class Customers:
         stored = key.key_id, key.secret_hash
         transfer_id = self._new_id()
         customer_id = await open_customer(
-            self._database, name, account_type, stored, cash, transfer_id, self._credit_max
+            self._database, name, account_type, stored, cash, transfer_id, self._credit_max, self._now()
         )
         return NewCustomer(customer_id, key)
 

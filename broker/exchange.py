@@ -209,11 +209,13 @@ class HttpVenue:
         ]
 
     def _order(self, trade: Trade) -> dict[str, Any]:
+        # What trails waits here, and goes out once it was triggered: as a stop.
+        trails = trade.order_type is OrderType.TRAILING_STOP
         order: dict[str, Any] = {
             "id": trade.trade_id,
             "symbol": trade.symbol,
             "side": trade.side,
-            "type": trade.order_type,
+            "type": OrderType.STOP if trails else trade.order_type,
             "quantity": trade.quantity,
             "max_price": _decimal(trade.max_price),
             "callback_url": self.callback_url,
@@ -222,6 +224,8 @@ class HttpVenue:
             order["price"], order["stop_price"] = _decimal(trade.limit_price), _decimal(trade.stop_price)
         if trade.time_in_force is not TimeInForce.DAY:
             order["time_in_force"] = trade.time_in_force
+        if trade.extended_hours:
+            order["extended_hours"] = True
         if trade.replaces_at_exchange:
             order["replaces"] = {"id": trade.replaces, "filled_quantity": trade.replaces_filled}
         return order

@@ -23,7 +23,9 @@ from broker.core.types import (
     AccountType,
     CustomerId,
     Fill,
+    OrderClass,
     OrderType,
+    Role,
     Side,
     Status,
     Symbol,
@@ -62,8 +64,11 @@ class Ledger:
         for row in await self._session.fetch("open_trades", customer_ids):
             trade = _trade(row)
             account = accounts[trade.customer_id]
+            account.join_group(trade)
             if trade.status in WORKING:
                 account.work(trade)
+            elif trade.status is Status.HELD:
+                account.held[trade.trade_id] = trade
             else:
                 account.waiting.append(trade)
         await self._load_day_trades([each for each in accounts.values() if each.account_type is AccountType.MARGIN])
@@ -102,6 +107,10 @@ class Ledger:
     async def adjusted(self, references: Sequence[str]) -> set[str]:
         """Which of these references of corporate actions were booked."""
         return {row["reference"] for row in await self._session.fetch("corporate_references", references)}
+
+    async def reset(self, references: Sequence[str]) -> set[str]:
+        """Which of these references of resets were booked."""
+        return {row["reference"] for row in await self._session.fetch("reset_references", references)}
 
     async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None:
         """Keep what the exchange said and nothing could be done with."""
@@ -150,6 +159,14 @@ def _trade(row: asyncpg.Record) -> Trade:
         idempotency_key=row["idempotency_key"],
         replaces=row["replaces"],
         replaces_filled=row["replaces_filled"],
+        order_class=OrderClass(row["order_class"]),
+        group=row["group_id"],
+        role=None if row["role"] is None else Role(row["role"]),
+        trail_amount=row["trail_amount"],
+        trail_bps=row["trail_bps"],
+        extended_hours=row["extended_hours"],
+        triggered=row["triggered"],
+        waits_for_open=row["status"] == Status.HELD and row["order_type"] == OrderType.MARKET,
         status=Status(row["status"]),
         reason=row["reason"],
         hold=row["hold"],
@@ -188,9 +205,10 @@ class TradeDirectory:
         rows = await self._database.fetch("owners_of_trades", trade_ids)
         return {row["trade_id"]: row["customer_id"] for row in rows}
 
-    async def customers_with_open_trades(self) -> list[CustomerId]:
-        """Whose trades have not all ended."""
-        return [row["customer_id"] for row in await self._database.fetch("customers_with_open_trades")]
+    async def customers_with_open_trades(self) -> dict[CustomerId, int]:
+        """Whose trades have not all ended, with the versions of their accounts."""
+        rows = await self._database.fetch("customers_with_open_trades")
+        return {row["customer_id"]: row["version"] for row in rows}
 
     async def record_anomalies(self, anomalies: Iterable[tuple[Anomaly, Report]]) -> None:
         """Keep reports that belong to no trade."""
@@ -205,11 +223,12 @@ async def open_customer(
     cash: Money,
     transfer_id: UUID,
     credit: Money,
+    at: datetime,
 ) -> CustomerId:
     """Create a customer with its cash account, its first key (id, hash) and its opening deposit, all or nothing.
 
     `credit` is the most that a margin account may ever owe, whatever its positions are worth.
     """
     external = house_owner(0, House.EXTERNAL)
-    rows = await database.fetch("create_customer", name, account_type, *key, cash, transfer_id, external, credit)
+    rows = await database.fetch("create_customer", name, account_type, *key, cash, transfer_id, external, credit, at)
     return CustomerId(rows[0]["customer_id"])

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from broker.config import Config, read_margin_symbols
-from broker.core import hours
+from broker.core import auctions, hours
 from broker.core.conditions import DayTradingRule, Limits, Policy
 from broker.core.fees import FeeRule, parse_fees
 from broker.core.margin import Rates
 from broker.core.money import UNITS_PER_DOLLAR, Money
+from broker.core.types import TimeInForce
 
 
 def policy_of(config: Config) -> Policy:
@@ -21,6 +22,8 @@ def policy_of(config: Config) -> Policy:
         margin_equity_min=Money(config.margin_equity_min * UNITS_PER_DOLLAR),
         day_trading_rule=DayTradingRule(config.day_trading_rule),
         is_open=hours.is_open if config.hours == "XNYS" else _always,
+        session_end=hours.session_end if config.hours == "XNYS" else hours.midnight,
+        takes=auctions.takes if config.hours == "XNYS" else _any_time_in_force,
     )
 
 
@@ -43,4 +46,8 @@ def limits_of(config: Config) -> Limits:
 
 
 def _always(_: datetime) -> bool:
+    return True
+
+
+def _any_time_in_force(_: TimeInForce, __: datetime) -> bool:
     return True

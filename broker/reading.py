@@ -12,6 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
+from broker import answers
 from broker.core.money import Money, average, format_money
 from broker.core.types import CustomerId, OrderType, Status
 from broker.db import Database
@@ -42,11 +43,13 @@ ORDER_TYPES = {
     OrderType.LIMIT: "limit",
     OrderType.STOP: "stop_loss",
     OrderType.STOP_LIMIT: "stop_limit",
+    OrderType.TRAILING_STOP: "trailing_stop",
 }
 """The orders API's words for the types."""
 
 STATUS_WORDS: dict[str, tuple[Status, bool | None]] = {
     "pending": (Status.PLACED, None),
+    "held": (Status.HELD, None),
     "validated": (Status.IN_PROGRESS, False),
     "submitted": (Status.IN_PROGRESS, True),
     "partially_filled": (Status.PARTIALLY_FILLED, None),
@@ -86,7 +89,7 @@ class Reading:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def trade(self, customer_id: CustomerId, trade_id: UUID) -> Json | None:
+    async def trade(self, customer_id: CustomerId, trade_id: UUID) -> answers.TradeWithExecutions | None:
         """One trade with its executions, or None where this customer has no such trade."""
         rows = await self._database.fetch("trade", customer_id, trade_id)
         if not rows:
@@ -94,7 +97,7 @@ class Reading:
         executions = await self._database.fetch("executions", trade_id)
         return {**_trade(rows[0]), "executions": [_execution(each) for each in executions]}
 
-    async def trades(self, customer_id: CustomerId, wanted: TradeFilter) -> Json:
+    async def trades(self, customer_id: CustomerId, wanted: TradeFilter) -> answers.Trades:
         """A page of trades, newest first; `nextCursor` leads to the next one, or is null."""
         rows = await self._database.fetch(
             "trades",
@@ -110,17 +113,19 @@ class Reading:
         more = len(rows) > wanted.limit
         return {"trades": [_trade(row) for row in page], "nextCursor": str(page[-1]["seq"]) if more else None}
 
-    async def order(self, customer_id: CustomerId, trade_id: UUID) -> Json | None:
+    async def order(self, customer_id: CustomerId, trade_id: UUID) -> answers.OrderWithExecutions | None:
         """One order with its executions, or None where this customer has no such order."""
         return await self._with_executions(await self._database.fetch("trade", customer_id, trade_id))
 
-    async def order_by_client_id(self, customer_id: CustomerId, client_order_id: str) -> Json | None:
+    async def order_by_client_id(
+        self, customer_id: CustomerId, client_order_id: str
+    ) -> answers.OrderWithExecutions | None:
         """The order that was placed under this client_order_id, with its executions."""
         return await self._with_executions(
             await self._database.fetch("trade_by_client_id", customer_id, client_order_id)
         )
 
-    async def _with_executions(self, rows: Sequence[asyncpg.Record]) -> Json | None:
+    async def _with_executions(self, rows: Sequence[asyncpg.Record]) -> answers.OrderWithExecutions | None:
         if not rows:
             return None
         row = rows[0]
@@ -132,7 +137,7 @@ class Reading:
             "executions": [order_execution(each) for each in executions],
         }
 
-    async def orders(self, customer_id: CustomerId, wanted: OrderFilter) -> Json:
+    async def orders(self, customer_id: CustomerId, wanted: OrderFilter) -> answers.Orders:
         """A page of orders, newest first; `next_cursor` leads to the next one, or is null."""
         pairs = [STATUS_WORDS[word] for word in wanted.words or ()]
         rows = await self._database.fetch(
@@ -150,7 +155,7 @@ class Reading:
         more = len(rows) > wanted.limit
         return {"orders": [_order(row) for row in page], "next_cursor": str(page[-1]["seq"]) if more else None}
 
-    async def balance(self, customer_id: CustomerId) -> Json:
+    async def balance(self, customer_id: CustomerId) -> answers.Balance:
         """The customer's cash in dollars."""
         row = (await self._database.fetch("balance", customer_id))[0]
         return {
@@ -163,7 +168,7 @@ class Reading:
         }
 
 
-def _trade(row: asyncpg.Record) -> Json:
+def _trade(row: asyncpg.Record) -> answers.Trade:
     filled = row["filled_quantity"]
     return {
         "tradeId": row["trade_id"],
@@ -179,17 +184,20 @@ def _trade(row: asyncpg.Record) -> Json:
     }
 
 
-def _order(row: asyncpg.Record) -> Json:
+def _order(row: asyncpg.Record) -> answers.Order:
     held = format_money(row["hold"]) if row["side"] == "BUY" else str(row["hold"])
     return {**_order_head(row), "held": held, **_order_tail(row)}
 
 
-def order_then(row: Row) -> Json:
-    """An order as it was at one of its events. What it held then is not kept."""
-    return {**_order_head(row), **_order_tail(row)}
+def order_then(row: Row) -> answers.OrderThen:
+    """An order as it was at one of its events. What it held then is not kept, nor where a trailing stop was."""
+    then: answers.OrderThen = {**_order_head(row), **_order_tail(row)}
+    if row["order_type"] == OrderType.TRAILING_STOP:
+        then["stop_price"] = None
+    return then
 
 
-def _order_head(row: Row) -> Json:
+def _order_head(row: Row) -> answers.OrderHead:
     filled = row["filled_quantity"]
     return {
         "id": row["trade_id"],
@@ -201,6 +209,12 @@ def _order_head(row: Row) -> Json:
         "quantity": row["quantity"],
         "price": _price(row["limit_price"]),
         "stop_price": _price(row["stop_price"]),
+        "trail_amount": _price(row["trail_amount"]),
+        "trail_percent": _percent(row["trail_bps"]),
+        "extended_hours": row["extended_hours"],
+        "order_class": row["order_class"],
+        "group_id": row["group_id"],
+        "role": row["role"],
         "status": order_status(Status(row["status"]), acknowledged=row["acknowledged"]),
         "reason": row["reason"],
         "filled_quantity": filled,
@@ -213,7 +227,12 @@ def _price(amount: int | None) -> str | None:
     return None if amount is None else format_money(Money(amount))
 
 
-def _order_tail(row: Row) -> Json:
+def _percent(bps: int | None) -> str | None:
+    """1/10,000 as a percentage."""
+    return None if bps is None else f"{bps // 100}.{bps % 100:02}"
+
+
+def _order_tail(row: Row) -> answers.OrderTail:
     return {
         "cancel_requested": row["cancel_requested"],
         "replaces": row["replaces"],
@@ -223,7 +242,7 @@ def _order_tail(row: Row) -> Json:
     }
 
 
-def order_execution(row: Row) -> Json:
+def order_execution(row: Row) -> answers.OrderExecution:
     """An execution as the orders API shows it."""
     return {
         "execution_id": row["execution_id"],
@@ -236,7 +255,7 @@ def order_execution(row: Row) -> Json:
     }
 
 
-def _execution(row: asyncpg.Record) -> Json:
+def _execution(row: asyncpg.Record) -> answers.TradeExecution:
     return {
         "executionId": row["execution_id"],
         "quantity": row["last_qty"],

@@ -13,6 +13,7 @@ from broker.core.types import CustomerId, Symbol, Trade, TradeId
 from broker.dispatch import Dispatcher
 from broker.exchange import HttpVenue
 from broker.market.quotes import Quotes
+from broker.triggers import Triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,10 @@ class Venue:
 class Router:
     """All venues. A symbol goes where `routes` says, else to the first one."""
 
-    def __init__(self, venues: Sequence[Venue], routes: Mapping[Symbol, str], down_after_s: float) -> None:
+    def __init__(
+        self, venues: Sequence[Venue], routes: Mapping[Symbol, str], down_after_s: float, triggers: Triggers
+    ) -> None:
+        self.triggers = triggers
         self.venues = {venue.name: venue for venue in venues}
         self._first = venues[0]
         self._routes = routes
@@ -77,7 +81,12 @@ class Router:
 
     def send(self, trade: Trade) -> None:
         """To the desk of the trade's venue."""
+        self.triggers.done(trade.trade_id)
         self._desk(trade).send(trade)
+
+    def hold(self, trade: Trade) -> None:
+        """Watch the market for an order that is held here."""
+        self.triggers.hold(trade)
 
     def cancel(self, trade: Trade) -> None:
         """To the desk of the trade's venue."""
@@ -98,6 +107,7 @@ class Router:
 
     def done(self, trade_id: TradeId) -> None:
         """To whichever desk has it."""
+        self.triggers.done(trade_id)
         for venue in self.venues.values():
             venue.desk.done(trade_id)
 

@@ -7,9 +7,12 @@ from uuid import UUID
 from broker.core.corporate import AnyEvent, PositionAdjusted
 from broker.core.messages import CashMoved, MarginLevel, Restricted, TradeEvent
 from broker.core.postings import CASH, EntryKind, House, Move, Posting, entry_postings, house_owner, move_postings
+from broker.core.reset import AccountReset
 from broker.core.types import CustomerId, Status, Trade, TradeId
 
 Row = tuple[Any, ...]
+
+_MAY_RESERVE = frozenset({Status.HELD, Status.IN_PROGRESS})
 
 
 class Rows:
@@ -75,6 +78,10 @@ class Rows:
                 lines = self._against(House.CORPORATE, event.customer_id, event.moves)
                 self._post("corporate", event.reference, event.customer_id, lines)
                 self.opened.update((event.customer_id, move.asset) for move in event.moves if move.asset != CASH)
+            case AccountReset():
+                lines = self._against(House.EXTERNAL, event.customer_id, event.moves)
+                self._post("reset", event.reference, event.customer_id, lines)
+                self.opened.update((event.customer_id, move.asset) for move in event.moves if move.asset != CASH)
             case MarginLevel():
                 self.levels.append((event.customer_id, event.day, event.level))
             case Restricted():
@@ -101,6 +108,7 @@ class Rows:
                 event.filled_value,
                 event.acknowledged,
                 event.cancel_requested,
+                event.quantity,
                 execution_id,
             )
         )
@@ -153,7 +161,7 @@ class Rows:
         """The trade's row as it stands: a new one, one that begins to hold, or one that may only release."""
         if is_new:
             self.placed.append(_new_trade(trade))
-        elif trade.status is Status.IN_PROGRESS:
+        elif trade.status in _MAY_RESERVE:
             self.started.append(_figures(trade))
         else:
             self.settled.append(_figures(trade))
@@ -176,6 +184,13 @@ def _new_trade(trade: Trade) -> Row:
         trade.client_order_id,
         trade.replaces,
         trade.replaces_filled,
+        trade.order_class,
+        trade.group,
+        trade.role,
+        trade.trail_amount,
+        trade.trail_bps,
+        trade.extended_hours,
+        trade.triggered,
         trade.status,
         trade.reason,
         trade.hold,
@@ -189,6 +204,9 @@ def _new_trade(trade: Trade) -> Row:
 def _figures(trade: Trade) -> Row:
     return (
         trade.trade_id,
+        trade.quantity,
+        trade.stop_price,
+        trade.triggered,
         trade.status,
         trade.reason,
         trade.hold,

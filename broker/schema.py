@@ -13,7 +13,7 @@ import structlog
 
 log = structlog.get_logger()
 
-VERSION = 3
+VERSION = 4
 _INSTALL_LOCK = 7_301_955_118
 """Advisory lock: of two brokers that start on one empty database, one installs and the other waits."""
 

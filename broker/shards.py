@@ -8,7 +8,7 @@ made on what the database has.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ import structlog
 
 from broker.batch import Batch, Command, Decided, Item, Known, Overloaded
 from broker.config import Config
+from broker.core import groups
 from broker.core.account import Account
 from broker.core.conditions import Conditions
 from broker.core.corporate import AdjustPosition, AnyEvent
@@ -32,7 +33,9 @@ from broker.core.messages import (
     Restricted,
     Step,
     TradeEvent,
+    Wake,
 )
+from broker.core.reset import ResetAccount
 from broker.core.states import TERMINAL
 from broker.core.types import CustomerId, Status, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase, StaleAccounts
@@ -41,7 +44,7 @@ from broker.ports import Desk, Directory, Publisher, Store
 
 log = structlog.get_logger()
 
-_CHANGES = {Step.PLACED, Step.EXECUTED, Step.ENDED}
+_CHANGES = {Step.PLACED, Step.HELD, Step.EXECUTED, Step.ENDED}
 """Steps that change a trade's status, beside its start."""
 
 
@@ -96,7 +99,7 @@ class Shard:
         Trades and cash share one bound. What the exchange says, and what ends orders, has the same room again: it
         frees memory.
         """
-        frees = isinstance(command, Report | Advance | CancelTrade | CancelAll)
+        frees = isinstance(command, Report | Advance | Wake | CancelTrade | CancelAll)
         room = self._config.shard_queue_max * (2 if frees else 1)
         if len(self._queue) >= room:
             raise self._overloaded("shard")
@@ -224,6 +227,9 @@ class Shard:
 
     async def _load(self, items: Sequence[Item]) -> Known:
         """Read what the batch needs and the cache does not have."""
+        outdated = [item for item in items if self._is_outdated(item)]
+        if outdated:
+            self._forget(outdated)
         missing = {item.customer_id for item in items} - self._accounts.keys()
         if missing:
             for account in (await self._store.load_accounts(sorted(missing))).values():
@@ -248,12 +254,21 @@ class Shard:
         await self._load_what_is_rare(items, known)
         return known
 
+    def _is_outdated(self, item: Item) -> bool:
+        """Whether another process has changed a customer of ours: what it holds back, we have to watch for as well."""
+        if not isinstance(item.command, Advance) or item.command.version is None:
+            return False
+        account = self._accounts.get(item.customer_id)
+        return account is not None and account.version < item.command.version
+
     async def _load_what_is_rare(self, items: Sequence[Item], known: Known) -> None:
         commands = [item.command for item in items]
         client_ids = [
             (each.customer_id, each.client_order_id)
             for each in commands
-            if isinstance(each, PlaceTrade | ReplaceTrade) and each.client_order_id
+            if isinstance(each, PlaceTrade | ReplaceTrade)
+            and each.client_order_id
+            and each.client_order_id != str(each.trade_id)  # which nobody has used before
         ]
         if client_ids:
             known.client_ids = await self._store.trades_by_client_id(client_ids)
@@ -263,12 +278,18 @@ class Shard:
         references = [each.reference for each in commands if isinstance(each, AdjustPosition)]
         if references:
             known.adjusted = await self._store.adjusted(references)
+        references = [each.reference for each in commands if isinstance(each, ResetAccount)]
+        if references:
+            known.reset = await self._store.reset(references)
 
     def _remember(self, account: Account) -> None:
         self._accounts[account.customer_id] = account
         self._count(account)
         for trade in account.working.values():
             self._desk.watch(trade)
+        for trade in account.held.values():
+            if groups.is_armed(account, trade):
+                self._desk.hold(trade)
 
     def _count(self, account: Account) -> None:
         self._open += account.open_trades - self._counted.get(account.customer_id, 0)
@@ -291,7 +312,7 @@ class Shard:
         if trade_id in self._recent:
             return True
         account = self._accounts.get(customer_id)
-        return account is not None and trade_id in account.working
+        return account is not None and (trade_id in account.working or trade_id in account.held)
 
     def _refuse_if_outdated(self, trades: Iterable[Trade]) -> None:
         """A trade that is open in the database and not in the cache: another process was at work on its customer."""
@@ -299,8 +320,9 @@ class Shard:
             account = self._accounts.get(trade.customer_id)
             if trade.status in TERMINAL or account is None:
                 continue
-            waits = any(t.trade_id == trade.trade_id for t in account.waiting)
-            if not (waits if trade.status is Status.PLACED else trade.trade_id in account.working):
+            waits = trade.trade_id in account.held or any(t.trade_id == trade.trade_id for t in account.waiting)
+            at_rest = trade.status in {Status.PLACED, Status.HELD}
+            if not (waits if at_rest else trade.trade_id in account.working):
                 raise StaleAccounts(f"customer {trade.customer_id} has open trades that were not known")
 
     # -------------------------------------------------------------- commit and act
@@ -366,6 +388,9 @@ class Shard:
                 self._desk.done(trade.trade_id)
                 self._recent[trade.trade_id] = trade
                 self._metrics.settle_seconds.observe((now - trade.created_at).total_seconds())
+        if event.step is Step.HELD or (trade.group is not None and event.status in TERMINAL):
+            for each in groups.held_with(self._accounts[trade.customer_id], trade):
+                self._desk.hold(each)
 
     def _keep_recent(self, touched: Mapping[CustomerId, Account]) -> None:
         """Let the memory go of what was not used for longest; never of an account with open trades."""
@@ -410,7 +435,7 @@ class Shards:
         self._directory = directory
         self._metrics = metrics
 
-    def submit(self, customer_id: CustomerId, command: Command) -> Awaitable[Any]:
+    def submit(self, customer_id: CustomerId, command: Command) -> asyncio.Future[Any]:
         """Queue a command at the customer's shard. Raises Overloaded; awaiting may raise Unanswered or BrokenRule."""
         return self._shards[customer_id % len(self._shards)].submit(customer_id, command)
 
@@ -441,12 +466,12 @@ class Shards:
             for shard in self._shards:
                 shard.expire(loop.time())
 
-    async def recover(self, customer_ids: Sequence[CustomerId]) -> None:
-        """Take up the open trades of these customers again: after a start."""
-        for customer_id in customer_ids:
+    async def recover(self, versions: Mapping[CustomerId, int]) -> None:
+        """Take up the open trades of these customers again: after a start, or where another process was at work."""
+        for customer_id, version in versions.items():
             while True:
                 try:
-                    self.submit(customer_id, Advance(customer_id))
+                    self.submit(customer_id, Advance(customer_id, version))
                     break
                 except Overloaded:
                     await asyncio.sleep(0.01)

@@ -70,6 +70,10 @@ class FixedControls:
         """The kill switch."""
         return self.switches.get("stopped")
 
+    def stopped_by_itself(self, customer_id: CustomerId) -> bool:
+        """The customer's own switch."""
+        return "stopped_by_itself" in self.switches
+
     def suspended(self, customer_id: CustomerId) -> str | None:
         """The customer."""
         return self.switches.get("suspended")

@@ -5,15 +5,27 @@ once what became of it; whatever it says is read from the database.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
-from broker.api.amounts import read_money
-from broker.api.query import bad_query, only_known, read_number, read_symbol, read_time
+from broker import answers
+from broker.api.order_request import OrderRequest, ReplaceRequest, place_command, replace_command
+from broker.api.query import (
+    Count,
+    Moment,
+    SeqCursor,
+    Ticker,
+    bad_query,
+    only_known,
+    read_number,
+    read_symbol,
+    read_time,
+    words_of,
+)
 from broker.auth import Authenticator, Caller
 from broker.batch import Cancelling, Placed, Taken
 from broker.config import Config
@@ -28,69 +40,35 @@ from broker.core.messages import (
     Step,
     TradeEvent,
 )
-from broker.core.money import Money, format_money, is_on_tick
+from broker.core.money import Money, format_money
 from broker.core.states import TERMINAL
 from broker.core.trading import Estimate
-from broker.core.types import (
-    PRICE_MAX,
-    QUANTITY_MAX,
-    SYMBOL_PATTERN,
-    OrderType,
-    Side,
-    Symbol,
-    TimeInForce,
-    Trade,
-    TradeId,
-)
+from broker.core.types import Side, Symbol, TimeInForce, Trade, TradeId
 from broker.http import ApiError, convert, json_response, parse_json, read_body
 from broker.metrics import Metrics
-from broker.reading import ORDER_TYPES, STATUS_WORDS, Json, OrderFilter, Reading, order_status
+from broker.openapi import operation, parameters_of
+from broker.reading import STATUS_WORDS, OrderFilter, Reading, order_status
 from broker.shards import Shards
 from broker.updates import Updates, Watch
 
-_SIDES = {"buy": Side.BUY, "sell": Side.SELL}
-_TYPES = {word: type_ for type_, word in ORDER_TYPES.items()}
-_FILTERS = {"status", "symbol", "from", "to", "limit", "cursor"}
-_QUANTITY = f"a whole number of shares from 1 to {QUANTITY_MAX}"
 
-Price = Any  # text, or a number that the JSON reader kept exact: `_price` reads it
-Quantity = Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX, description=_QUANTITY)]
-ClientOrderId = Annotated[
-    str, msgspec.Meta(pattern=r"^[!-~]{1,128}$(?!\n)", description="1 to 128 visible ASCII characters")
-]
+class OrdersQuery(msgspec.Struct):
+    """The query of GET /api/v1/orders."""
 
-
-class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of POST /api/v1/orders."""
-
-    symbol: Annotated[
-        str,
-        msgspec.Meta(pattern=SYMBOL_PATTERN, description="a ticker of 1 to 12 characters A-Z, 0-9 and '.', like AAPL"),
-    ]
-    side: Annotated[str, msgspec.Meta(pattern="^(buy|sell)$(?!\n)", description='"buy" or "sell"')]
-    quantity: Quantity
-    order_type: Annotated[
-        str,
-        msgspec.Meta(
-            pattern="^(market|limit|stop_loss|stop_limit)$(?!\n)",
-            description='"market", "limit", "stop_loss" or "stop_limit"',
-        ),
-    ]
-    price: Price = None
-    stop_price: Price = None
-    time_in_force: Annotated[
-        str, msgspec.Meta(pattern="^(day|gtc|ioc|fok)$(?!\n)", description='"day", "gtc", "ioc" or "fok"')
-    ] = "day"
-    client_order_id: ClientOrderId | None = None
+    status: (
+        Annotated[str, msgspec.Meta(pattern=words_of(STATUS_WORDS), description="one or more, with commas")] | None
+    ) = None
+    symbol: Ticker | None = None
+    since: Moment | None = msgspec.field(name="from", default=None)
+    until: Moment | None = msgspec.field(name="to", default=None)
+    limit: Count | None = None
+    cursor: SeqCursor | None = None
 
 
-class ReplaceRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of PATCH /api/v1/orders/{orderId}: what is left out stays as it is."""
+class CancelQuery(msgspec.Struct):
+    """The query of DELETE /api/v1/orders."""
 
-    quantity: Quantity | None = None
-    price: Price = None
-    stop_price: Price = None
-    client_order_id: ClientOrderId | None = None
+    symbol: Ticker | None = None
 
 
 class OrdersApi:
@@ -130,30 +108,36 @@ class OrdersApi:
 
     # -------------------------------------------------------------- in
 
+    @operation(
+        "Place an order",
+        body=OrderRequest,
+        answer=answers.OrderWithExecutions,
+        status=201,
+        errors=(403, 409),
+        example={"symbol": "AAPL", "side": "buy", "quantity": 10, "order_type": "limit", "price": "150.00"},
+    )
     async def place(self, request: web.Request) -> web.Response:
         """201 with the order; 400 with the reason where it is refused before it goes to the exchange."""
         caller = await self._trader(request)
-        command = self._command(caller, convert(await self._json(request), OrderRequest))
+        command = place_command(caller.customer_id, convert(await self._json(request), OrderRequest), self._new_id)
         with self._updates.watch(command.trade_id) as watch:
             placed = await self._submit(command)
             assert isinstance(placed, Placed)
             return await self._placed(caller, placed, watch)
 
+    @operation(
+        "Put another order in the place of an open one",
+        body=ReplaceRequest,
+        answer=answers.OrderWithExecutions,
+        status=201,
+        errors=(403, 404, 409),
+        example={"price": "155.00"},
+    )
     async def replace(self, request: web.Request) -> web.Response:
         """A new order in the place of an open one: 201 with the new one, which names the old one."""
         caller = await self._trader(request)
         wanted = convert(await self._json(request), ReplaceRequest)
-        command = ReplaceTrade(
-            TradeId(self._new_id()),
-            caller.customer_id,
-            self._order_id(request),
-            wanted.quantity,
-            _price("price", wanted.price),
-            _price("stop_price", wanted.stop_price),
-            wanted.client_order_id,
-        )
-        if (command.quantity, command.limit_price, command.stop_price) == (None, None, None):
-            raise ApiError(400, "invalid_request", "Name quantity, price or stop_price: what is to be another.")
+        command = replace_command(caller.customer_id, self._order_id(request), wanted, self._new_id)
         with self._updates.watch(command.trade_id) as watch:
             outcome = await self._submit(command)
             if isinstance(outcome, Refused):
@@ -163,15 +147,27 @@ class OrdersApi:
                 raise _over(outcome)
             return await self._placed(caller, outcome, watch)
 
+    @operation(
+        "What an order would do, without placing it",
+        body=OrderRequest,
+        answer=answers.Estimate,
+        example={"symbol": "AAPL", "side": "buy", "quantity": 10, "order_type": "market"},
+    )
     async def estimate(self, request: web.Request) -> web.Response:
         """What an order would do, without placing it."""
         caller = await self._caller(request)
-        command = self._command(caller, convert(await self._json(request), OrderRequest))
+        command = place_command(caller.customer_id, convert(await self._json(request), OrderRequest), self._new_id)
         estimate: Estimate = await self._shards.submit(caller.customer_id, EstimateTrade(command))
         return json_response(_estimate(command, estimate))
 
     # -------------------------------------------------------------- out
 
+    @operation(
+        "Cancel an order",
+        answer=answers.OrderWithExecutions,
+        others={202: answers.OrderWithExecutions},
+        errors=(404, 409),
+    )
     async def cancel(self, request: web.Request) -> web.Response:
         """200 with the order once it is cancelled, 202 while the exchange has not said, 409 where it had ended."""
         caller = await self._caller(request)
@@ -182,27 +178,31 @@ class OrdersApi:
                 raise _over(outcome)
             await watch.until(_has_ended, self._config.order_wait_s)
         order = await self._found(self._reading.order(caller.customer_id, trade_id))
-        if order["status"] in {"cancelled", "submitted", "validated", "pending", "partially_filled"}:
+        if order["status"] in {"cancelled", "submitted", "validated", "pending", "held", "partially_filled"}:
             return json_response(order, 200 if order["status"] == "cancelled" else 202)
         raise _ended(order["status"])
 
+    @operation("Cancel all open orders", answer=answers.CancellingOrders, status=202, query=CancelQuery)
     async def cancel_all(self, request: web.Request) -> web.Response:
         """202 with the ids of all open orders, which are to be cancelled."""
         caller = await self._caller(request)
-        only_known(request.query, {"symbol"})
+        only_known(request.query, parameters_of(CancelQuery))
         symbol = read_symbol(request.query.get("symbol"))
         command = CancelAll(caller.customer_id, Symbol(symbol) if symbol else None)
         outcome: Cancelling = await self._shards.submit(caller.customer_id, command)
-        return json_response({"cancelling": [trade.trade_id for trade in outcome.trades]}, 202)
+        cancelling: answers.CancellingOrders = {"cancelling": [trade.trade_id for trade in outcome.trades]}
+        return json_response(cancelling, 202)
 
     # -------------------------------------------------------------- looking
 
+    @operation("One order with its executions", answer=answers.OrderWithExecutions, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """One order with its executions."""
         caller = await self._caller(request)
         order = await self._found(self._reading.order(caller.customer_id, self._order_id(request)))
         return json_response(order)
 
+    @operation("The order of a client_order_id", answer=answers.OrderWithExecutions, errors=(404,))
     async def get_by_client_id(self, request: web.Request) -> web.Response:
         """The order that was placed under this client_order_id."""
         caller = await self._caller(request)
@@ -211,11 +211,12 @@ class OrdersApi:
             raise _no_such_order()
         return json_response(await self._found(self._reading.order_by_client_id(caller.customer_id, client_id)))
 
+    @operation("Orders, newest first", answer=answers.Orders, query=OrdersQuery)
     async def list(self, request: web.Request) -> web.Response:
         """A page of orders, newest first."""
         caller = await self._caller(request)
         query = request.query
-        only_known(query, _FILTERS)
+        only_known(query, parameters_of(OrdersQuery))
         wanted = OrderFilter(
             words=_status_words(query.get("status")),
             symbol=read_symbol(query.get("symbol")),
@@ -239,25 +240,6 @@ class OrdersApi:
 
     async def _json(self, request: web.Request) -> object:
         return parse_json(await read_body(request, self._config.body_max, self._config.body_wait_s))
-
-    def _command(self, caller: Caller, wanted: OrderRequest) -> PlaceTrade:
-        order_type = _TYPES[wanted.order_type]
-        limit, stop = _price("price", wanted.price), _price("stop_price", wanted.stop_price)
-        _fits("price", limit, wanted.order_type, order_type in {OrderType.LIMIT, OrderType.STOP_LIMIT})
-        _fits("stop_price", stop, wanted.order_type, order_type in {OrderType.STOP, OrderType.STOP_LIMIT})
-        return PlaceTrade(
-            TradeId(self._new_id()),
-            caller.customer_id,
-            Symbol(wanted.symbol),
-            _SIDES[wanted.side],
-            wanted.quantity,
-            None,
-            order_type,
-            TimeInForce(wanted.time_in_force),
-            limit,
-            stop,
-            wanted.client_order_id,
-        )
 
     async def _submit(self, command: PlaceTrade | ReplaceTrade) -> Any:
         outcome = await self._shards.submit(command.customer_id, command)
@@ -287,22 +269,22 @@ class OrdersApi:
         except ValueError as error:
             raise _no_such_order() from error
 
-    async def _found(self, order: Awaitable[Json | None]) -> Json:
+    async def _found(self, order: Awaitable[answers.OrderWithExecutions | None]) -> answers.OrderWithExecutions:
         found = await order
         if found is None:
             raise _no_such_order()
         return found
 
 
-def _refusal_in(order: Json) -> str | None:
+def _refusal_in(order: answers.OrderWithExecutions) -> str | None:
     """The refusal of ours that an order ended with, where nobody heard of it: its commit was not answered in time."""
     word = str(order["reason"]).partition(":")[0]
     return word if order["status"] == "rejected" and word in set(Refusal) else None
 
 
 def _is_decided(events: list[TradeEvent]) -> bool:
-    """The exchange has it, or it has ended."""
-    return any(event.step in {Step.ACCEPTED, Step.EXECUTED, Step.ENDED} for event in events)
+    """The exchange has it, it is held here, or it has ended."""
+    return any(event.step in {Step.ACCEPTED, Step.EXECUTED, Step.HELD, Step.ENDED} for event in events)
 
 
 def _has_ended(events: list[TradeEvent]) -> bool:
@@ -325,25 +307,6 @@ def _sentence(reason: str) -> str:
     return reason[:1].upper() + reason[1:]
 
 
-def _price(name: str, value: Any) -> Money | None:
-    """Raises ApiError 400 for what is not an exact price on the grid: cents from $1, $0.0001 below (SEC Rule 612)."""
-    if value is None:
-        return None
-    price = read_money(name, value, "a price", "190.20")
-    if not 0 < price <= PRICE_MAX:
-        raise ApiError(400, "invalid_request", f"{name} must be above 0 and at most {format_money(PRICE_MAX)}.")
-    if not is_on_tick(price):
-        raise ApiError(400, "invalid_request", f"{name} of $1.00 or more must be in whole cents.")
-    return price
-
-
-def _fits(name: str, price: Money | None, order_type: str, belongs: bool) -> None:
-    if belongs and price is None:
-        raise ApiError(400, "invalid_request", f"A {order_type} order needs a {name}.")
-    if price is not None and not belongs:
-        raise ApiError(400, "invalid_request", f"A {order_type} order has no {name}.")
-
-
 def _status_words(text: str | None) -> list[str] | None:
     if text is None:
         return None
@@ -353,22 +316,22 @@ def _status_words(text: str | None) -> list[str] | None:
     return words
 
 
-def _estimate(command: PlaceTrade, estimate: Estimate) -> Mapping[str, Any]:
+def _estimate(command: PlaceTrade, estimate: Estimate) -> answers.Estimate:
     def money(amount: Money | None) -> str | None:
         return None if amount is None else format_money(amount)
 
     holds_cash = command.side is Side.BUY
     return {
         "symbol": command.symbol,
-        "side": command.side.lower(),
+        "side": "buy" if holds_cash else "sell",
         "quantity": command.quantity,
         "price": money(estimate.price),
         "cost": money(estimate.cost),
-        "fees": money(estimate.fees),
-        "hold": money(Money(estimate.hold)) if holds_cash else str(estimate.hold),
+        "fees": format_money(estimate.fees),
+        "hold": format_money(Money(estimate.hold)) if holds_cash else str(estimate.hold),
         "hold_unit": "USD" if holds_cash else command.symbol,
-        "buying_power": money(estimate.buying_power),
-        "buying_power_after": money(estimate.buying_power_after),
+        "buying_power": format_money(estimate.buying_power),
+        "buying_power_after": format_money(estimate.buying_power_after),
         "would_be_refused": bool(estimate.refusals),
         "refusals": [
             {"code": each.refusal.lower().replace(" ", "_"), "error": _sentence(each.reason), **each.figures}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from broker.core.day_trades import DayTrades
 from broker.core.money import Money
-from broker.core.types import AccountType, CustomerId, OrderType, Side, Symbol, Trade, TradeId
+from broker.core.types import AUCTIONS, AccountType, CustomerId, OrderType, Side, Symbol, Trade, TradeId
 
 
 @dataclass(slots=True)
@@ -50,8 +50,10 @@ class Account:
     last_event: int = 0  # the seq of its newest event
     cash: Holding = field(default_factory=Holding)
     positions: dict[Symbol, Holding] = field(default_factory=dict)
-    waiting: deque[Trade] = field(default_factory=deque)  # PLACED, oldest first
+    waiting: deque[Trade] = field(default_factory=deque)  # for their turn, oldest first
+    held: dict[TradeId, Trade] = field(default_factory=dict)  # here: for their entry, their price or the opening
     working: dict[TradeId, Trade] = field(default_factory=dict)  # at the exchange
+    groups: dict[TradeId, list[Trade]] = field(default_factory=dict)  # of which an order is open, in the order placed
     turn: TradeId | None = None  # of those, the one that the next waits for
     day_trades: DayTrades = field(default_factory=DayTrades)
     placed: deque[Trade] = field(default_factory=deque)  # lately: what the checks of conduct look back on
@@ -59,17 +61,28 @@ class Account:
     @property
     def open_trades(self) -> int:
         """Trades that have not ended; with none, the account may leave the cache."""
-        return len(self.waiting) + len(self.working)
+        return len(self.waiting) + len(self.held) + len(self.working)
 
     def next_event(self) -> int:
         """The number of its next event: whoever saw the 7th and then the 9th missed one."""
         self.last_event += 1
         return self.last_event
 
+    def join_group(self, trade: Trade) -> None:
+        """An order belongs together with others; of one that stands alone nothing has to be known."""
+        if trade.group is not None:
+            self.groups.setdefault(trade.group, []).append(trade)
+
+    def queue(self, trade: Trade) -> None:
+        """Let an order that was held here wait for its turn, before those that were placed after it."""
+        del self.held[trade.trade_id]
+        place = next((number for number, each in enumerate(self.waiting) if each.seq > trade.seq), len(self.waiting))
+        self.waiting.insert(place, trade)
+
     def work(self, trade: Trade) -> None:
         """Put a trade among those at the exchange; one found there after a start is its customer's turn again."""
         self.working[trade.trade_id] = trade
-        if not trade.replaces_at_exchange and not rests(trade):
+        if not overtakes(trade) and not rests(trade):
             self.turn = trade.trade_id
 
     def end(self, trade: Trade) -> None:
@@ -87,9 +100,14 @@ class Account:
         return self.cash if trade.side is Side.BUY else self.positions[trade.symbol]
 
 
+def overtakes(trade: Trade) -> bool:
+    """Whether it waits for nobody's turn, and nobody for its: it is about an order that had its turn, or was held."""
+    return trade.replaces_at_exchange or trade.is_exit_on_hold or trade.order_type is OrderType.TRAILING_STOP
+
+
 def may_rest(trade: Trade) -> bool:
-    """Whether it may stay at the exchange for days: limit and stop orders."""
-    return trade.order_type is not OrderType.MARKET
+    """Whether it may stay at the exchange for hours or days: limit and stop orders, and those of an auction."""
+    return trade.order_type is not OrderType.MARKET or trade.time_in_force in AUCTIONS
 
 
 def rests(trade: Trade) -> bool:

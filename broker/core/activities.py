@@ -21,6 +21,7 @@ class ActivityType(StrEnum):
     CASH = "cash"
     BUST = "bust"
     CORPORATE = "corporate"
+    RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ def activities(transfer: Transfer) -> list[Activity]:
         return _of_execution(transfer, transfer.execution)
     if transfer.kind == ActivityType.CORPORATE:
         return _corporate(transfer)
+    if transfer.kind == ActivityType.RESET:
+        return _reset(transfer)
     return [Activity(transfer, 1, ActivityType(transfer.kind), _movement(transfer), transfer.cash)]
 
 
@@ -110,6 +113,17 @@ def _corporate(transfer: Transfer) -> list[Activity]:
         )
         for number, (symbol, quantity) in enumerate(transfer.shares, 1)
     ]
+
+
+def _reset(transfer: Transfer) -> list[Activity]:
+    """A line for the cash, and one for each symbol: what an operator brought or took, which nobody gained or lost."""
+    words = "An operator put the account into a given state"
+    cash = [(f"{words}: cash.", transfer.cash, None, None)] if transfer.cash or not transfer.shares else []
+    lines = [
+        *cash,
+        *((f"{words}: {quantity:+} {symbol}.", Money(0), symbol, quantity) for symbol, quantity in transfer.shares),
+    ]
+    return [Activity(transfer, number, ActivityType.RESET, *line) for number, line in enumerate(lines, 1)]
 
 
 def _movement(transfer: Transfer) -> str:

@@ -10,11 +10,12 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
+from broker.core import hours
 from broker.core.day_trades import trade_date
 from broker.core.fees import FeeRule
 from broker.core.margin import Rates
 from broker.core.money import Money
-from broker.core.types import AccountType, CustomerId, Side, Symbol
+from broker.core.types import AccountType, CustomerId, Side, Symbol, TimeInForce
 
 
 class Market(Protocol):
@@ -45,6 +46,7 @@ class Controls(Protocol):
     """What operators have switched: each answer is the reason that they gave, or None."""
 
     def stopped(self, customer_id: CustomerId) -> str | None: ...
+    def stopped_by_itself(self, customer_id: CustomerId) -> bool: ...
     def suspended(self, customer_id: CustomerId) -> str | None: ...
     def halted(self, symbol: Symbol) -> str | None: ...
     def restricted(self, symbol: Symbol) -> str | None: ...
@@ -71,6 +73,9 @@ class Policy:
     day_trading_rule: DayTradingRule = DayTradingRule.INTRADAY_MARGIN
     pdt_equity_min: Money = Money(25_000 * 10_000)
     is_open: Callable[[datetime], bool] = lambda _: True
+    session_end: Callable[[datetime], datetime] = hours.midnight
+    takes: Callable[[TimeInForce, datetime], bool] = lambda _, __: True
+    """Whether orders of this time in force are taken at this moment: those of an auction not shortly before it."""
 
     def rates(self, symbol: Symbol) -> Rates:
         """The margin rates of a symbol."""

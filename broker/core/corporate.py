@@ -12,6 +12,7 @@ from broker.core.account import Account, Holding
 from broker.core.messages import Event, Refusal, Refused
 from broker.core.money import Money
 from broker.core.postings import CASH, Move
+from broker.core.reset import AccountReset
 from broker.core.types import CustomerId, Symbol
 
 
@@ -63,7 +64,7 @@ class PositionAdjusted:
     moves: tuple[Move, ...]
 
 
-AnyEvent = Event | PositionAdjusted
+AnyEvent = Event | PositionAdjusted | AccountReset
 """All that a commit can hold."""
 
 
@@ -75,7 +76,8 @@ def adjust(account: Account, command: AdjustPosition) -> PositionAdjusted | Refu
         return None
     if action.kind is not ActionKind.CASH_DIVIDEND:
         open_orders = sum(
-            each.symbol in {action.symbol, action.new_symbol} for each in (*account.waiting, *account.working.values())
+            each.symbol in {action.symbol, action.new_symbol}
+            for each in (*account.waiting, *account.held.values(), *account.working.values())
         )
         if open_orders:
             detail = f"{open_orders} orders in {action.symbol} are open; they have to be cancelled first."

@@ -93,8 +93,8 @@ def margin_figures(account: Account, conditions: Conditions, without: TradeId | 
         Money(account.cash.balance),
         [
             (Money(each.hold), policy.rates(each.symbol))
-            for each in account.working.values()
-            if each.side is Side.BUY and each.trade_id != without
+            for each in (*account.waiting, *account.held.values(), *account.working.values())
+            if each.hold and each.side is Side.BUY and each.trade_id != without
         ],
         [
             (each.balance, market.last(symbol), policy.rates(symbol))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date
 
+from broker.core import trailing
 from broker.core.fees import FeeRule, max_fees
 from broker.core.money import Money
 from broker.core.types import OrderType, Side, Trade
@@ -27,17 +28,18 @@ def buy_cost(trade: Trade, ask: Money | None, collar_bps: int, rules: tuple[FeeR
     """What a BUY can cost; None for a market order while no quote is known.
 
     A limit order: its price for every share. A market order: the ask, plus a collar where the cash is there. A stop
-    order the same at its stop price, or at the ask where that is higher already.
+    order the same at its stop price, or at the ask where that is higher already; a trailing stop where it is now.
     """
     price = trade.limit_price
     if price is not None:
         value = most = Money(trade.quantity * price)
     else:
-        if trade.order_type is OrderType.STOP:
-            assert trade.stop_price is not None
+        if trade.stop_price is not None:
             price = max(trade.stop_price, ask or trade.stop_price)
         elif ask is None:
             return None
+        elif trade.order_type is OrderType.TRAILING_STOP:
+            price = Money(ask + trailing.distance(trade, ask))
         else:
             price = ask
         value = Money(trade.quantity * price)

@@ -10,14 +10,39 @@ from enum import Enum, StrEnum
 
 from broker.core.money import Money
 from broker.core.postings import Entry
-from broker.core.types import CustomerId, Fill, OrderType, Side, Status, Symbol, TimeInForce, Trade, TradeId
+from broker.core.types import (
+    CustomerId,
+    Fill,
+    OrderClass,
+    OrderType,
+    Side,
+    Status,
+    Symbol,
+    TimeInForce,
+    Trade,
+    TradeId,
+)
 
 # ------------------------------------------------------------------ commands
 
 
 @dataclass(slots=True)
+class Leg:
+    """An exit that belongs to an order that is placed with it: a limit (take profit), a stop or a stop-limit."""
+
+    trade_id: TradeId
+    limit_price: Money | None = None
+    stop_price: Money | None = None
+
+
+@dataclass(slots=True)
 class PlaceTrade:
-    """A customer's order. With `replaces` it is to stand in the place of one that is at the exchange."""
+    """A customer's order, maybe with its exits.
+
+    `legs` are those of a bracket (take profit, stop loss), of an OTO (either), or of an OCO (the stop loss: the order
+    itself is the take profit). `only_if_accepted`: where the checks refuse it as things stand, that is the answer and
+    nothing is stored. `waits_for_open`: a market order outside the session is held until it opens, not refused.
+    """
 
     trade_id: TradeId
     customer_id: CustomerId
@@ -30,11 +55,21 @@ class PlaceTrade:
     limit_price: Money | None = None
     stop_price: Money | None = None
     client_order_id: str | None = None
+    order_class: OrderClass = OrderClass.SIMPLE
+    legs: tuple[Leg, ...] = ()
+    trail_amount: Money | None = None
+    trail_bps: int | None = None
+    extended_hours: bool = False
+    only_if_accepted: bool = False
+    waits_for_open: bool = False
 
 
 @dataclass(slots=True)
 class ReplaceTrade:
-    """Put another order in the place of an open one; None keeps the old figure. `quantity` is the new one's own."""
+    """Put another order in the place of an open one; None keeps the old figure.
+
+    `quantity` is the new one's own, or with `counts_filled` what both are for together (FIX OrderQty).
+    """
 
     trade_id: TradeId
     customer_id: CustomerId
@@ -43,6 +78,9 @@ class ReplaceTrade:
     limit_price: Money | None = None
     stop_price: Money | None = None
     client_order_id: str | None = None
+    time_in_force: TimeInForce | None = None
+    trail: Money | None = None  # of a trailing stop, in 1/10,000 of a dollar or of a percent, as the old one has it
+    counts_filled: bool = False
 
 
 @dataclass(slots=True)
@@ -75,10 +113,28 @@ class EstimateTrade:
 
 
 @dataclass(slots=True)
-class Advance:
-    """Look whether a customer's next trade can start: after a restart, or where one batch had to stop short."""
+class Wake:
+    """Look whether what an order on hold waits for has come: its price, the opening, or the end of its day.
+
+    `price` is the last trade's that was seen. `stop_price` is where a trailing stop has followed the market to. The
+    answer is whether it is still held.
+    """
 
     customer_id: CustomerId
+    trade_id: TradeId
+    price: Money | None = None
+    stop_price: Money | None = None
+
+
+@dataclass(slots=True)
+class Advance:
+    """Look whether a customer's next trade can start: after a restart, or where one batch had to stop short.
+
+    `version` is the account's in the database: one in memory that is older is read again.
+    """
+
+    customer_id: CustomerId
+    version: int | None = None
 
 
 @dataclass(slots=True)
@@ -125,6 +181,9 @@ class Step(StrEnum):
     """What happened to a trade: the kind of its event."""
 
     PLACED = "placed"
+    HELD = "held"  # it waits here, for its entry, its price or the opening
+    TRIGGERED = "triggered"  # its price was reached; the other exit has to go first
+    RESTATED = "restated"  # it is for fewer shares, since the other exit sold some
     STARTED = "started"  # checked, reserved, to be sent
     ACCEPTED = "accepted"  # the exchange has it
     EXECUTED = "executed"
@@ -153,6 +212,7 @@ class TradeEvent:
     filled_value: Money = field(init=False)
     acknowledged: bool = field(init=False)
     cancel_requested: bool = field(init=False)
+    quantity: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Keep the figures of this step: the trade goes on, maybe in the same batch."""
@@ -161,6 +221,7 @@ class TradeEvent:
         self.filled_value = trade.filled_value
         self.acknowledged = trade.acknowledged
         self.cancel_requested = trade.cancel_requested
+        self.quantity = trade.quantity
 
 
 @dataclass(slots=True)
@@ -197,6 +258,7 @@ class Refusal(StrEnum):
 
     TRADING_STOPPED = "trading stopped"
     ACCOUNT_SUSPENDED = "account suspended"
+    SUSPENDED_BY_YOU = "suspended by you"
     UNKNOWN_SYMBOL = "unknown symbol"
     SYMBOL_HALTED = "symbol halted"
     SYMBOL_RESTRICTED = "symbol restricted"

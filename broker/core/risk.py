@@ -13,7 +13,7 @@ from broker.core.conditions import Conditions, DayTradingRule
 from broker.core.credit import Case
 from broker.core.messages import Refusal, Refused
 from broker.core.money import Money, format_money, in_dollars
-from broker.core.types import AccountType, OrderType, Side, TimeInForce, Trade
+from broker.core.types import AUCTIONS, AccountType, OrderType, Side, TimeInForce, Trade
 
 PDT_TRADES_MAX = 3
 """Day trades in five business days that a margin account under the equity minimum may make: the fourth is refused."""
@@ -35,6 +35,13 @@ def account_status(case: Case) -> Refused | None:
     """A suspended customer's orders are not sent."""
     reason = case.conditions.controls.suspended(case.account.customer_id)
     return None if reason is None else Refused(Refusal.ACCOUNT_SUSPENDED, f"{reason}.")
+
+
+def suspended_by_you(case: Case) -> Refused | None:
+    """A customer may stop its own new orders."""
+    if not case.conditions.controls.stopped_by_itself(case.account.customer_id):
+        return None
+    return Refused(Refusal.SUSPENDED_BY_YOU, "new orders are rejected by user request.")
 
 
 def symbol_listed(case: Case) -> Refused | None:
@@ -70,25 +77,32 @@ def exchange_reachable(case: Case) -> Refused | None:
 
 
 def market_hours(case: Case) -> Refused | None:
-    """Outside the session only an order that can wait for the next one is sent."""
-    trade = case.trade
-    waits = trade.order_type is not OrderType.MARKET and trade.time_in_force in {TimeInForce.DAY, TimeInForce.GTC}
-    if waits or case.conditions.is_open:
-        return None
-    return Refused(Refusal.PAST_MARKET_HOURS, "the market is closed, and this order cannot wait until it opens.")
+    """Outside the session only an order that can wait is sent; shortly before an auction, none for it."""
+    trade, conditions = case.trade, case.conditions
+    lasts = trade.order_type is not OrderType.MARKET and trade.time_in_force in {TimeInForce.DAY, TimeInForce.GTC}
+    detail = None
+    if not conditions.policy.takes(trade.time_in_force, conditions.now):
+        detail = f"{trade.time_in_force} orders are not taken so shortly before their auction, nor until the evening."
+    elif not (conditions.is_open or lasts or trade.waits_for_open or trade.time_in_force in AUCTIONS):
+        detail = "the market is closed, and this order cannot wait until it opens."
+    return None if detail is None else Refused(Refusal.PAST_MARKET_HOURS, detail)
 
 
 def quote_fresh(case: Case) -> Refused | None:
-    """A market order takes whatever price there is: not while nobody knows what that would be."""
-    trade = case.trade
-    silent_s = case.conditions.market.stale_s(trade.symbol)
-    if trade.order_type is not OrderType.MARKET or silent_s is None:
+    """A market order takes whatever price there is, and a trailing stop follows it: not while nobody knows it."""
+    trade, market = case.trade, case.conditions.market
+    silent_s = market.stale_s(trade.symbol)
+    detail = None
+    if trade.order_type is OrderType.MARKET and silent_s is not None:
+        detail = (
+            f"quotes of {trade.symbol} have not been heard for {silent_s:.0f} s and may not hold any more; "
+            "send a limit order, or try again when they are back."
+        )
+    elif trade.order_type is OrderType.TRAILING_STOP and case.quote is None:
+        detail = f"no quote of {trade.symbol} is known, which a trailing stop follows; try again when there is one."
+    if detail is None:
         return None
-    detail = (
-        f"quotes of {trade.symbol} have not been heard for {silent_s:.0f} s and may not hold any more; "
-        "send a limit order, or try again when they are back."
-    )
-    return Refused(Refusal.STALE_QUOTE, detail, {"symbol": trade.symbol, "silent_s": round(silent_s)})
+    return Refused(Refusal.STALE_QUOTE, detail, {"symbol": trade.symbol, "silent_s": round(silent_s or 0)})
 
 
 # ------------------------------------------------------------------ credit
@@ -212,7 +226,7 @@ def order_rate(case: Case) -> Refused | None:
 def duplicate_order(case: Case) -> Refused | None:
     """The same order again within a moment, unless a client order id of its own says that it is meant."""
     window, trade = case.limits.duplicate_window_ms, case.trade
-    if not window or trade.client_order_id:
+    if not window or trade.client_order_id not in {None, str(trade.trade_id)}:
         return None
     since = trade.created_at - timedelta(milliseconds=window)
     first = next((each for each in case.account.placed if each.created_at > since and _is_same(each, trade)), None)
@@ -244,7 +258,7 @@ def _would_meet(case: Case, resting: Trade) -> bool:
         return False  # a market order is gone in a moment, and a stop is not in the book
     reach = case.trade.limit_price
     if reach is None:
-        if case.trade.stop_price is not None:
+        if case.trade.stop_price is not None or case.trade.order_type is OrderType.TRAILING_STOP:
             return False
         reach = case.quote
     if reach is None:
@@ -286,6 +300,7 @@ AT_PLACING: tuple[Check, ...] = (order_rate, duplicate_order)
 AT_START: tuple[Check, ...] = (
     trading_stopped,
     account_status,
+    suspended_by_you,
     symbol_listed,
     symbol_halted,
     symbol_restricted,
@@ -302,6 +317,24 @@ AT_START: tuple[Check, ...] = (
     wash_trade,
     pattern_day_trader,
 )
+
+
+AT_PLACING_EXIT: tuple[Check, ...] = (order_size, order_value, price_collar)
+"""Of an exit that is placed together with its entry only the figures can be looked at."""
+
+AT_TRIGGER: tuple[Check, ...] = (
+    trading_stopped,
+    account_status,
+    symbol_listed,
+    symbol_halted,
+    symbol_restricted,
+    exchange_reachable,
+    margin_call,
+    shares_available,
+    buying_power,
+    wash_trade,
+)
+"""Of an order that was held here, and accepted before, what may stand in its way by now."""
 
 
 def refusals(checks: tuple[Check, ...], case: Case) -> Iterator[Refused]:

@@ -28,7 +28,7 @@ Outcome = Event | Anomaly | Repeat
 
 def settle(account: Account, trade: Trade, report: Report, conditions: Conditions) -> Sequence[Outcome]:
     """What one word of the exchange does, in order."""
-    if trade.status is Status.PLACED:
+    if trade.status in {Status.PLACED, Status.HELD}:
         return (Anomaly.NEVER_SENT,)
     match report.type:
         case ReportType.ACCEPTED:

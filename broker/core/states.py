@@ -11,7 +11,8 @@ from broker.core.types import Status, Trade
 _S = Status
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    _S.PLACED: frozenset({_S.IN_PROGRESS, _S.REJECTED, _S.CANCELLED, _S.REPLACED}),
+    _S.PLACED: frozenset({_S.HELD, _S.IN_PROGRESS, _S.REJECTED, _S.CANCELLED, _S.REPLACED}),
+    _S.HELD: frozenset({_S.IN_PROGRESS, _S.REJECTED, _S.CANCELLED, _S.EXPIRED, _S.REPLACED}),
     _S.IN_PROGRESS: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.REJECTED, _S.CANCELLED, _S.EXPIRED, _S.REPLACED}),
     _S.PARTIALLY_FILLED: frozenset({_S.PARTIALLY_FILLED, _S.FILLED, _S.CANCELLED, _S.EXPIRED, _S.REPLACED}),
     _S.FILLED: frozenset(),

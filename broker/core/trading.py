@@ -30,7 +30,7 @@ from broker.core.messages import (
 from broker.core.money import Money, format_money, in_dollars
 from broker.core.postings import Entry
 from broker.core.states import TERMINAL, change, note
-from broker.core.types import OrderType, Side, Status, Trade
+from broker.core.types import OrderType, Side, Status, TimeInForce, Trade
 
 PLACED_REASON = "Stored; its turn comes when your earlier trades are done."
 REQUESTED = "Cancelled at your request."
@@ -43,12 +43,22 @@ _REMEMBERED = timedelta(seconds=1)
 # ------------------------------------------------------------------ placing and starting
 
 
-def place(account: Account, command: PlaceTrade, conditions: Conditions) -> list[TradeEvent]:
-    """Put a trade at the end of its customer's queue, or refuse it there for how it was placed."""
-    trade = _new_trade(account, command, conditions)
+def place(
+    account: Account, command: PlaceTrade, conditions: Conditions, refused: Refused | None = None
+) -> list[TradeEvent]:
+    """Put a trade at the end of its customer's queue, or refuse it there: for how it was placed, or as `refused`."""
+    return _place(account, new_trade(account, command, conditions), conditions, refused)
+
+
+def refusal(account: Account, command: PlaceTrade, conditions: Conditions) -> Refused | None:
+    """Why an order would be refused if its turn were now; nothing changes."""
+    case = Case(account, new_trade(account, command, conditions), conditions)
+    return risk.first_refusal((*risk.AT_PLACING, *risk.AT_START), case)
+
+
+def _place(account: Account, trade: Trade, conditions: Conditions, refused: Refused | None = None) -> list[TradeEvent]:
     events = [_begin(account, trade, conditions)]
-    refused = None
-    if risk.may_be_refused_at_placing(account, conditions):
+    if refused is None and risk.may_be_refused_at_placing(account, conditions):
         refused = risk.first_refusal(risk.AT_PLACING, Case(account, trade, conditions))
     _remember(account, trade, conditions)
     if refused is None:
@@ -58,7 +68,8 @@ def place(account: Account, command: PlaceTrade, conditions: Conditions) -> list
     return events
 
 
-def _new_trade(account: Account, command: PlaceTrade, conditions: Conditions) -> Trade:
+def new_trade(account: Account, command: PlaceTrade, conditions: Conditions) -> Trade:
+    """The order as it would be placed now."""
     return Trade(
         trade_id=command.trade_id,
         customer_id=command.customer_id,
@@ -74,6 +85,10 @@ def _new_trade(account: Account, command: PlaceTrade, conditions: Conditions) ->
         stop_price=command.stop_price,
         client_order_id=command.client_order_id,
         idempotency_key=command.idempotency_key,
+        trail_amount=command.trail_amount,
+        trail_bps=command.trail_bps,
+        extended_hours=command.extended_hours,
+        waits_for_open=command.waits_for_open,
     )
 
 
@@ -110,23 +125,80 @@ def may_start(account: Account, conditions: Conditions) -> bool:
 
 
 def start(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
-    """Reserve what the trade can cost, or refuse it."""
+    """Reserve what the trade can cost and let it go, or refuse it. What was held here is looked at as a new one."""
+    _give_back(account, trade)
     case = Case(account, trade, conditions)
     refused = risk.first_refusal(risk.AT_START, case)
     if refused is not None:
         return _refuse(trade, refused)
+    if trade.order_type is OrderType.TRAILING_STOP and not trade.triggered:
+        reason = "It follows the market, and is held until its price is reached."
+        return _hold_with(account, trade, case, reason)
+    if trade.waits_for_open and trade.order_type is OrderType.MARKET and not conditions.is_open:
+        return _hold_with(account, trade, case, "Held until the market opens.")
     return _work(account, trade, case, case.hold)
+
+
+def why_not_yet(account: Account, trade: Trade, conditions: Conditions, freed: int = 0) -> Refused | None:
+    """What stands in the way of an order that is held here, if it were to go out now.
+
+    It was accepted when it was placed, so only what may have changed is looked at. `freed` is what another order gives
+    back before this one goes.
+    """
+    return risk.first_refusal(risk.AT_TRIGGER, Case(account, trade, conditions, freed=freed + trade.hold))
+
+
+def let_go(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
+    """Send an order that was held here; `why_not_yet` has nothing against it."""
+    _give_back(account, trade)
+    case = Case(account, trade, conditions)
+    return _work(account, trade, case, case.hold)
+
+
+def _give_back(account: Account, trade: Trade) -> None:
+    """It is not held here any more, and reserves nothing."""
+    account.held.pop(trade.trade_id, None)
+    if trade.hold:
+        account.holding(trade).release(trade.hold)
+        trade.hold = 0
+
+
+def _hold_with(account: Account, trade: Trade, case: Case, reason: str) -> TradeEvent:
+    """Reserve what it needs already now, and hold it here."""
+    _reserve(account, trade, case, case.hold)
+    return hold_back(account, trade, reason)
+
+
+def hold_back(account: Account, trade: Trade, reason: str) -> TradeEvent:
+    """Hold an order here: for its entry, its price or the opening."""
+    account.held[trade.trade_id] = trade
+    if trade.status is Status.HELD:  # it was held for something else
+        return remark(trade, Step.HELD, reason)
+    change(trade, Status.HELD, reason)
+    return TradeEvent(trade, trade.events, trade.status, reason, Step.HELD)
+
+
+def drop(account: Account, trade: Trade, status: Status, reason: str) -> TradeEvent:
+    """End an order that is held here: the exchange has never heard of it."""
+    _give_back(account, trade)
+    if trade in account.waiting:
+        account.waiting.remove(trade)
+    return end(trade, status, reason)
 
 
 def _work(account: Account, trade: Trade, case: Case, hold: int) -> TradeEvent:
     """Send it: `hold` is what it reserves, of a replacement only what the replaced order does not hold already."""
+    _reserve(account, trade, case, hold)
+    change(trade, Status.IN_PROGRESS, f"Sent to the exchange, with {_in_words(trade, case.hold)} reserved.")
+    account.work(trade)
+    return TradeEvent(trade, trade.events, trade.status, trade.reason, Step.STARTED)
+
+
+def _reserve(account: Account, trade: Trade, case: Case, hold: int) -> None:
     trade.hold = hold
     if trade.side is Side.BUY and trade.limit_price is None:
         trade.max_price = Money(case.hold - case.fees)
     account.holding(trade).reserve(hold)
-    change(trade, Status.IN_PROGRESS, f"Sent to the exchange, with {_in_words(trade, case.hold)} reserved.")
-    account.work(trade)
-    return TradeEvent(trade, trade.events, trade.status, trade.reason, Step.STARTED)
 
 
 def _in_words(trade: Trade, hold: int) -> str:
@@ -164,6 +236,8 @@ def cancel(account: Account, trade: Trade, reason: str = REQUESTED) -> list[Trad
     if trade.status is Status.PLACED:
         account.waiting.remove(trade)
         return [end(trade, Status.CANCELLED, reason)]
+    if trade.status is Status.HELD:
+        return [drop(account, trade, Status.CANCELLED, reason)]
     both = [trade, *(each for each in account.working.values() if each.replaces == trade.trade_id)]
     return [_request_cancel(each, reason) for each in both if not each.cancel_requested and each.status not in TERMINAL]
 
@@ -184,12 +258,15 @@ def replace(account: Account, old: Trade, command: ReplaceTrade, conditions: Con
     The new one reserves only what it needs more than the old one; the rest passes to it when the exchange has replaced.
     """
     wanted = _replacement(old, command)
-    problem = _why_not(account, old, wanted)
+    problem = _why_not(account, old, wanted, command)
     if problem is not None:
         return Refused(Refusal.CANNOT_BE_REPLACED, problem)
+    new = _stand_in(account, old, wanted, conditions)
     if old.status is Status.PLACED:
-        return _replace_waiting(account, old, wanted, conditions)
-    return _replace_at_exchange(account, old, wanted, conditions)
+        return _replace_waiting(account, old, new, conditions)
+    if old.status is Status.HELD:
+        return _replace_held(account, old, new, conditions)
+    return _replace_at_exchange(account, old, new, conditions)
 
 
 def _replacement(old: Trade, command: ReplaceTrade) -> PlaceTrade:
@@ -198,24 +275,58 @@ def _replacement(old: Trade, command: ReplaceTrade) -> PlaceTrade:
         customer_id=command.customer_id,
         symbol=old.symbol,
         side=old.side,
-        quantity=old.leaves_quantity if command.quantity is None else command.quantity,
+        quantity=_new_quantity(old, command),
         order_type=old.order_type,
-        time_in_force=old.time_in_force,
+        time_in_force=command.time_in_force or old.time_in_force,
         limit_price=old.limit_price if command.limit_price is None else command.limit_price,
         stop_price=old.stop_price if command.stop_price is None else command.stop_price,
         client_order_id=command.client_order_id,
+        trail_amount=old.trail_amount if command.trail is None or old.trail_amount is None else command.trail,
+        trail_bps=old.trail_bps if command.trail is None or old.trail_bps is None else command.trail // 100,
+        extended_hours=old.extended_hours,
+        waits_for_open=old.waits_for_open,
     )
 
 
-def _why_not(account: Account, old: Trade, wanted: PlaceTrade) -> str | None:
+def _new_quantity(old: Trade, command: ReplaceTrade) -> int:
+    if command.quantity is None:
+        return old.leaves_quantity
+    return command.quantity - old.filled_quantity if command.counts_filled else command.quantity
+
+
+_LASTING = frozenset({TimeInForce.DAY, TimeInForce.GTC})
+
+
+def _why_not(account: Account, old: Trade, wanted: PlaceTrade, command: ReplaceTrade) -> str | None:
+    return _why_not_with_these_figures(old, wanted, command) or _why_not_now(account, old)
+
+
+def _why_not_with_these_figures(old: Trade, wanted: PlaceTrade, command: ReplaceTrade) -> str | None:
     problem = None
     if old.order_type is OrderType.MARKET:
         problem = "a market order cannot be replaced, only cancelled."
     elif (wanted.limit_price is None) is not (old.limit_price is None):
         problem = f"a {old.order_type.replace('_', '-')} order has no limit price."
+    elif old.triggered and old.order_type is OrderType.TRAILING_STOP:
+        problem = "its price was reached: it is a stop order by now, which can only be cancelled."
     elif (wanted.stop_price is None) is not (old.stop_price is None):
         problem = f"a {old.order_type.replace('_', '-')} order has no stop price."
-    elif old.status is Status.PLACED:
+    elif wanted.quantity <= 0:
+        problem = f"{old.filled_quantity} of it have filled already."
+    elif command.trail is not None and (trail := _why_no_trail(old, command.trail)):
+        problem = trail
+    elif wanted.time_in_force is not old.time_in_force and not {wanted.time_in_force, old.time_in_force} <= _LASTING:
+        problem = "its time in force can only change between day and gtc."
+    elif old.group is not None and wanted.quantity != old.leaves_quantity:
+        problem = "it belongs together with other orders, of which only the prices can be replaced."
+    return problem
+
+
+def _why_not_now(account: Account, old: Trade) -> str | None:
+    problem = None
+    if old.triggered and old.status is Status.HELD:
+        problem = "its price is reached, and it is about to be sent."
+    elif old.status in {Status.PLACED, Status.HELD}:
         problem = None
     elif old.cancel_requested:
         problem = "it is being cancelled."
@@ -226,20 +337,47 @@ def _why_not(account: Account, old: Trade, wanted: PlaceTrade) -> str | None:
     return problem
 
 
-def _replace_waiting(account: Account, old: Trade, wanted: PlaceTrade, conditions: Conditions) -> list[TradeEvent]:
+def _stand_in(account: Account, old: Trade, wanted: PlaceTrade, conditions: Conditions) -> Trade:
+    """The new order, in the old one's place in its group."""
+    new = new_trade(account, wanted, conditions)
+    new.replaces, new.venue = old.trade_id, old.venue
+    new.order_class, new.group, new.role = old.order_class, old.group, old.role
+    account.join_group(new)
+    return new
+
+
+def _why_no_trail(old: Trade, trail: Money) -> str | None:
+    if old.order_type is not OrderType.TRAILING_STOP:
+        return f"a {old.order_type.replace('_', '-')} order has no trail."
+    if old.trail_bps is not None and (trail % 100 or not 0 < trail < 1_000_000):
+        return "its trail is a percentage above 0 and below 100, with at most 2 decimals."
+    return None
+
+
+def _replace_held(account: Account, old: Trade, new: Trade, conditions: Conditions) -> list[TradeEvent]:
+    """The exchange has never heard of the old order; the new one is held here in its place."""
+    events = [_begin(account, new, conditions)]
+    checks = risk.AT_PLACING if old.is_exit_on_hold else (*risk.AT_PLACING, *risk.AT_START)
+    refused = risk.first_refusal(checks, Case(account, new, conditions, freed=old.hold))
+    _remember(account, new, conditions)
+    if refused is not None:
+        return [*events, _refuse(new, refused)]
+    waits_for = old.reason
+    events.append(drop(account, old, Status.REPLACED, f"Replaced by order {new.trade_id}."))
+    return [*events, hold_back(account, new, waits_for) if old.is_exit_on_hold else start(account, new, conditions)]
+
+
+def _replace_waiting(account: Account, old: Trade, new: Trade, conditions: Conditions) -> list[TradeEvent]:
     """The exchange has never heard of the old order, and never will; the new one waits for its turn like any other."""
-    events = place(account, wanted, conditions)
-    new = events[0].trade
-    new.replaces = old.trade_id
+    events = _place(account, new, conditions)
     if new.status is Status.REJECTED:
         return events
     account.waiting.remove(old)
     return [*events, end(old, Status.REPLACED, f"Replaced by order {new.trade_id} before it was sent.")]
 
 
-def _replace_at_exchange(account: Account, old: Trade, wanted: PlaceTrade, conditions: Conditions) -> list[TradeEvent]:
-    trade = _new_trade(account, wanted, conditions)
-    trade.replaces, trade.replaces_filled, trade.venue = old.trade_id, old.filled_quantity, old.venue
+def _replace_at_exchange(account: Account, old: Trade, trade: Trade, conditions: Conditions) -> list[TradeEvent]:
+    trade.replaces_filled = old.filled_quantity
     events = [_begin(account, trade, conditions)]
     case = Case(account, trade, conditions, freed=old.hold)
     refused = risk.first_refusal((*risk.AT_PLACING, *risk.AT_START), case)
@@ -267,7 +405,7 @@ class Estimate:
 
 def estimate(account: Account, command: PlaceTrade, conditions: Conditions) -> Estimate:
     """Look at an order as if its turn had come now, and leave everything as it is."""
-    trade = _new_trade(account, command, conditions)
+    trade = new_trade(account, command, conditions)
     case = Case(account, trade, conditions)
     refused = list(risk.refusals((*risk.AT_PLACING, *risk.AT_START), case))
     before = credit.spending_power(account, conditions)

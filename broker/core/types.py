@@ -34,6 +34,7 @@ class OrderType(StrEnum):
     LIMIT = "limit"  # trades at its price or better, and rests until then
     STOP = "stop"  # becomes a market order when a trade happens at its stop price or beyond
     STOP_LIMIT = "stop_limit"  # becomes a limit order then
+    TRAILING_STOP = "trailing_stop"  # a stop that follows the market at a distance; it waits here, not at the exchange
 
 
 class TimeInForce(StrEnum):
@@ -43,12 +44,18 @@ class TimeInForce(StrEnum):
     GTC = "gtc"  # until it is cancelled
     IOC = "ioc"  # not at all: what does not trade at once is cancelled
     FOK = "fok"  # not at all, and all or nothing
+    OPG = "opg"  # trades when the next session opens; what is left then is cancelled
+    CLS = "cls"  # trades when the session closes; what is left then is cancelled
+
+
+AUCTIONS = frozenset({TimeInForce.OPG, TimeInForce.CLS})
 
 
 class Status(StrEnum):
     """Where a trade stands. The only table of changes between them is `broker.core.states`."""
 
     PLACED = "PLACED"
+    HELD = "HELD"  # it waits here: for its entry, its price, or the opening
     IN_PROGRESS = "IN PROGRESS"
     PARTIALLY_FILLED = "PARTIALLY FILLED"
     FILLED = "FILLED"
@@ -56,6 +63,23 @@ class Status(StrEnum):
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
     REPLACED = "REPLACED"
+
+
+class OrderClass(StrEnum):
+    """How an order belongs together with others (FIX ContingencyType)."""
+
+    SIMPLE = "simple"  # it stands alone
+    BRACKET = "bracket"  # an entry, and when it has filled a take profit and a stop loss, of which one trades
+    OCO = "oco"  # one cancels the other: a take profit and a stop loss
+    OTO = "oto"  # one triggers the other: an entry, and when it has filled one exit
+
+
+class Role(StrEnum):
+    """What an order is in its group."""
+
+    ENTRY = "entry"
+    TAKE_PROFIT = "take_profit"  # the exit with a limit
+    STOP_LOSS = "stop_loss"  # the exit with a stop
 
 
 class AccountType(StrEnum):
@@ -103,6 +127,14 @@ class Trade:
     idempotency_key: str | None = None
     replaces: TradeId | None = None  # the trade in whose place it stands, or is to stand
     replaces_filled: int | None = None  # what that one had filled when this was decided; None: it was never sent
+    order_class: OrderClass = OrderClass.SIMPLE
+    group: TradeId | None = None  # the first order of its group: those that replace one of the group are in it, too
+    role: Role | None = None
+    trail_amount: Money | None = None  # of a trailing stop: how far behind the best price it stays ...
+    trail_bps: int | None = None  # ... or that in 1/10,000 of the best price
+    extended_hours: bool = False  # it may also trade before the opening and after the close
+    triggered: bool = False  # its price was reached while it was held here
+    waits_for_open: bool = False  # a market order that is held outside the session; only HELD says so in the database
     status: Status = Status.PLACED
     reason: str = ""
     hold: int = 0  # what it has reserved: Money of a BUY, shares of a SELL
@@ -118,6 +150,13 @@ class Trade:
     def leaves_quantity(self) -> int:
         """Shares that are not filled yet."""
         return self.quantity - self.filled_quantity
+
+    @property
+    def is_exit_on_hold(self) -> bool:
+        """Whether it began as a leg that waits here for other orders of its group."""
+        if self.role is Role.TAKE_PROFIT:
+            return self.order_class is not OrderClass.OCO
+        return self.role is Role.STOP_LOSS
 
     @property
     def replaces_at_exchange(self) -> bool:

@@ -13,12 +13,13 @@ from broker.bars import Bars
 from broker.config import Config, ConfigError
 from broker.core.types import Symbol
 from broker.db import Database
-from broker.market.board import Board, Place
+from broker.market.board import Board, Place, Watchers
 from broker.market.feed import Feed, Source
 from broker.market.hub import Hub
 from broker.market.live import ExchangeSource, Names
 from broker.market.quotes import Quotes
 from broker.market.recorded import RecordedSource
+from broker.market.tape import Tape
 from broker.metrics import Metrics
 from broker.recording import read_recording
 
@@ -33,6 +34,7 @@ class MarketData:
         database: Database,
         session: aiohttp.ClientSession,
         now: Callable[[], datetime],
+        watchers: Watchers,
         config: Config,
         metrics: Metrics,
     ) -> None:
@@ -45,7 +47,8 @@ class MarketData:
         self.bars = Bars(database, now, config, metrics)
         self.hub = Hub(config, metrics)
         places = {name: Place(name, quotes) for name, _, quotes in venues}
-        self.board = Board(places, venue_of, self.bars, self.hub, now)
+        self.tape = Tape(config)
+        self.board = Board(places, venue_of, self.bars, self.hub, now, watchers, self.tape)
         rng = random.Random()  # noqa: S311 - jitter
         for number, (name, url, quotes) in enumerate(venues):
             self._names.append(Names(url, session, config, places[name].names, rng))

@@ -10,7 +10,7 @@ Frames are written to the transport as they are: a server's frames are not maske
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
@@ -27,7 +27,9 @@ _SLOTS = 10
 """Batches do not all go out at one moment: each follower has its slot in the interval."""
 _TRADES_KEPT = 64
 """Trades of one symbol that a follower may be behind; of what is newer than its turn, these are the last."""
-_TEXT = 0x81  # a whole text message in one frame
+_TEXT, _BINARY = 0x81, 0x82  # a whole message in one frame
+_ARRAY_MAX = 512 * 1024
+"""Bytes of messages in one array: clients take frames of up to 1 MiB, as a rule."""
 
 
 class Channel(StrEnum):
@@ -38,21 +40,73 @@ class Channel(StrEnum):
     BARS = "bars"
 
 
-def text_frame(payload: bytes) -> bytes:
-    """A WebSocket text frame as a server sends it (RFC 6455, 5.2)."""
+def text_frame(payload: bytes, kind: int = _TEXT) -> bytes:
+    """A WebSocket frame as a server sends it (RFC 6455, 5.2), of text where nothing else is said."""
     size = len(payload)
     if size < 126:
-        return bytes((_TEXT, size)) + payload
+        return bytes((kind, size)) + payload
     if size < 65536:
-        return bytes((_TEXT, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((_TEXT, 127)) + size.to_bytes(8, "big") + payload
+        return bytes((kind, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((kind, 127)) + size.to_bytes(8, "big") + payload
+
+
+class Wire:
+    """How messages go out: JSON, each in a frame of its own, or those of a batch as one array."""
+
+    always_arrays = False
+
+    def frame(self, payload: bytes) -> bytes:
+        """One message."""
+        return text_frame(payload)
+
+    def array(self, payloads: list[bytes]) -> bytes:
+        """Several messages, as an array."""
+        return text_frame(b"[" + b",".join(payloads) + b"]")
+
+
+class JsonArrays(Wire):
+    """JSON, always in arrays, of which none is larger than a client takes."""
+
+    always_arrays = True
+
+    def frame(self, payload: bytes) -> bytes:
+        """An array of one."""
+        return self.array([payload])
+
+    def array(self, payloads: list[bytes]) -> bytes:
+        """As many arrays as it takes."""
+        return b"".join(text_frame(b"[" + b",".join(part) + b"]") for part in _parts(payloads))
+
+
+class MsgpackArrays(JsonArrays):
+    """The same in msgpack, in binary frames."""
+
+    def array(self, payloads: list[bytes]) -> bytes:
+        """As many arrays as it takes."""
+        return b"".join(text_frame(_array_head(len(part)) + b"".join(part), _BINARY) for part in _parts(payloads))
+
+
+def _array_head(length: int) -> bytes:
+    return bytes((0x90 | length,)) if length < 16 else b"\xdd" + length.to_bytes(4, "big")
+
+
+def _parts(payloads: list[bytes]) -> Iterator[list[bytes]]:
+    part: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if part and size + len(payload) > _ARRAY_MAX:
+            yield part
+            part, size = [], 0
+        part.append(payload)
+        size += len(payload) + 1
+    yield part
 
 
 @dataclass(eq=False, slots=True)
 class Topic:
     """One channel of one symbol: who follows it, and its newest messages (of quotes and bars: the newest one)."""
 
-    channel: Channel
+    channel: StrEnum
     symbol: Symbol
     followers: set["Follower"] = field(default_factory=set)
     number: int = 0  # of the newest message
@@ -66,11 +120,11 @@ class Topic:
             return self.frame
         return b"".join([frame for _, frame in self._since(number)])
 
-    def payloads_since(self, number: int) -> bytes:
-        """The same as items of a JSON array."""
+    def payloads_since(self, number: int) -> list[bytes]:
+        """The same as messages."""
         if self.earlier is None or number == self.number:
-            return self.payload
-        return b",".join([payload for payload, _ in self._since(number)])
+            return [self.payload]
+        return [payload for payload, _ in self._since(number)]
 
     def _since(self, number: int) -> Sequence[tuple[bytes, bytes]]:
         assert self.earlier is not None
@@ -102,13 +156,14 @@ class Follower:
 class Hub:
     """Who follows what."""
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(self, config: Config, metrics: Metrics, wire: Wire | None = None) -> None:
+        self._wire = wire or Wire()
         self._stall_s = config.stream_stall_s
         self._batch_s = config.stream_batch_s
         self._sent = metrics.stream_messages
         self._conflated = metrics.stream_conflated
         self._cut = metrics.stream_cut
-        self._topics: dict[tuple[Channel, Symbol], Topic] = {}
+        self._topics: dict[tuple[StrEnum, Symbol], Topic] = {}
         self._queue: deque[Follower] = deque()
         self._batches: list[list[Follower]] = [[] for _ in range(_SLOTS)]
         self._slow: list[Follower] = []
@@ -116,17 +171,17 @@ class Hub:
 
     # -------------------------------------------------------------- who follows
 
-    def follow(self, follower: Follower, channel: Channel, symbol: Symbol) -> None:
+    def follow(self, follower: Follower, channel: StrEnum, symbol: Symbol) -> None:
         """From now on, all of it."""
         topic = self._topics.get((channel, symbol))
         if topic is None:
             topic = self._topics[channel, symbol] = Topic(channel, symbol)
-            if channel is Channel.TRADES:
+            if channel == Channel.TRADES:  # of whichever API
                 topic.earlier = deque(maxlen=_TRADES_KEPT)
         topic.followers.add(follower)
         follower.topics.add(topic)
 
-    def leave(self, follower: Follower, channel: Channel, symbol: Symbol) -> None:
+    def leave(self, follower: Follower, channel: StrEnum, symbol: Symbol) -> None:
         """No more of it; where it was not followed, nothing happens."""
         topic = self._topics.get((channel, symbol))
         if topic is not None and follower in topic.followers:
@@ -145,23 +200,28 @@ class Hub:
         if not topic.followers:
             del self._topics[topic.channel, topic.symbol]
 
-    def is_followed(self, channel: Channel, symbol: Symbol) -> bool:
+    def is_followed(self, channel: StrEnum, symbol: Symbol) -> bool:
         """Whether anybody would hear: else it need not be encoded."""
         return (channel, symbol) in self._topics
 
     # -------------------------------------------------------------- news
 
-    def publish(self, channel: Channel, symbol: Symbol, *payloads: bytes) -> None:
-        """Messages, as JSON, oldest first, for all who follow this."""
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody follows anything."""
+        return not self._topics
+
+    def publish(self, channel: StrEnum, symbol: Symbol, *payloads: bytes) -> None:
+        """Messages, encoded as on the wire, oldest first, for all who follow this."""
         topic = self._topics.get((channel, symbol))
         if topic is None or not payloads:
             return
         number = topic.number + 1
         topic.number += len(payloads)
         topic.payload = payloads[-1]
-        topic.frame = text_frame(topic.payload)
+        topic.frame = self._wire.frame(topic.payload)
         if topic.earlier is not None:
-            topic.earlier.extend((payload, text_frame(payload)) for payload in payloads[-_TRADES_KEPT:])
+            topic.earlier.extend((payload, self._wire.frame(payload)) for payload in payloads[-_TRADES_KEPT:])
         queue, conflated = self._queue, 0
         for follower in topic.followers:
             pending = follower.pending
@@ -185,7 +245,8 @@ class Hub:
         """Write to one follower after the other, for ever, each as its turn comes."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._write_singles())
-            tasks.create_task(self._write_batches())
+            if not self._wire.always_arrays:
+                tasks.create_task(self._write_batches())
             tasks.create_task(self._watch_slow())
 
     async def _write_singles(self) -> None:
@@ -221,8 +282,8 @@ class Hub:
             return 0
         follower.queued = False
         sent = len(pending)
-        if follower.batch:
-            data = text_frame(b"[" + b",".join([each.payloads_since(first) for each, first in pending.items()]) + b"]")
+        if follower.batch or (self._wire.always_arrays and sent > 1):
+            data = self._wire.array([each for topic, first in pending.items() for each in topic.payloads_since(first)])
         elif sent == 1:
             ((topic, first),) = pending.items()
             data = topic.frames_since(first)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 import structlog
 
 from broker.core.money import Money
@@ -19,9 +20,11 @@ from broker.core.types import Symbol
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Quote:
-    """The best prices of a symbol, per share, with the shares at them (0: not known), and the last trade's price."""
+class Quote(msgspec.Struct, gc=False):
+    """The best prices of a symbol, per share, with the shares at them (0: not known), and the last trade's price.
+
+    Tens of thousands are kept (`broker.market.tape`): the garbage collector need not look at each of them.
+    """
 
     bid: Money
     ask: Money

@@ -12,7 +12,7 @@ SELECT account.asset, account.balance, account.held, account.floor, account.cost
            (SELECT array_agg((trade_id, seq, symbol::text, quantity, created_at, venue, hold))
             FROM trade
             WHERE trade.customer_id = $1 AND side = 'BUY' AND hold > 0
-              AND trade.status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED'))
+              AND trade.status IN ('PLACED', 'HELD', 'IN PROGRESS', 'PARTIALLY FILLED'))
        END AS buys
 FROM account
 JOIN customer ON customer.customer_id = account.owner_id

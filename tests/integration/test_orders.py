@@ -93,9 +93,12 @@ async def test_prices_come_as_text_or_numbers_and_are_read_exactly(broker: Broke
         ({"order_type": "market", "price": "1"}, "A market order has no price."),
         ({"order_type": "stop_loss", "price": "1"}, "A stop_loss order has no price."),
         ({"order_type": "stop_limit", "price": "1"}, "A stop_limit order needs a stop_price."),
-        ({"order_type": "iceberg"}, 'order_type must be "market", "limit", "stop_loss" or "stop_limit".'),
+        (
+            {"order_type": "iceberg"},
+            'order_type must be "market", "limit", "stop_loss", "stop_limit" or "trailing_stop".',
+        ),
         ({"side": "BUY"}, 'side must be "buy" or "sell".'),
-        ({"time_in_force": "forever"}, 'time_in_force must be "day", "gtc", "ioc" or "fok".'),
+        ({"time_in_force": "forever"}, 'time_in_force must be "day", "gtc", "ioc", "fok", "opg" or "cls".'),
         ({"quantity": 0}, "quantity must be a whole number of shares from 1 to 10000000."),
     ],
 )

@@ -61,6 +61,18 @@ HOT: dict[str, tuple[Any, ...]] = {
     "has_bars": ("AAPL",),
     "delete_bars": ("AAPL", NOW, 100),
     "save_bars": (["AAPL"], ["1Min"], [NOW], *[[1]] * 7),
+    "trails": ([uuid4()],),
+    "save_trails": ([uuid4()], [1], [True]),
+    "alpaca_orders_by_id": (1001, [uuid4()]),
+    "alpaca_order_by_client_id": (1001, "c"),
+    "alpaca_groups": (1001, [uuid4()]),
+    "alpaca_orders_open": (1001, None, None, None, None, True, 50),
+    "alpaca_orders_newest": (1001, None, None, None, None, False, 50),
+    "alpaca_orders_oldest": (1001, None, None, None, None, False, 50),
+    "alpaca_activities_newest": (1001, uuid4(), uuid4(), None, None, None, 100),
+    "alpaca_activities_oldest": (1001, uuid4(), uuid4(), None, None, None, 100),
+    "alpaca_data_updates": (1001, 0, 500),
+    "alpaca_data_positions": (1001, 0),
 }
 
 
@@ -87,13 +99,13 @@ async def test_the_commits_statements_scan_no_table(dsn: str) -> None:
     trade, transfer = uuid4(), uuid4()
     opened = [(-1, "$USD"), (-1, "AAPL"), (customer, "AAPL")]
     placed = [new_trade(trade, customer, 1, hold=200, quantity=1)]
-    events = [(customer, 1, trade, 1, "placed", "PLACED", "r", 0, 0, False, False, None)]
+    events = [(customer, 1, trade, 1, "placed", "PLACED", "r", 0, 0, False, False, 1, None)]
     now = await connection.fetchval("SELECT now()")
     none: list[Any] = []
     await connection.fetch(
         query("commit_batch"), now, [(customer, 0)], opened, *[none] * 5, placed, none, events, none, none
     )
-    settled = [figures(trade, "FILLED", 0, 1, 100, 2)]
+    settled = [figures(trade, "FILLED", 0, 1, 100, 2, quantity=1)]
     transfers = [(transfer, "fill", "sim:e", customer)]
     postings = fill_of(transfer, customer, 1, 100)
     executions = [execution("e", trade, 1, 100, transfer)]

@@ -78,16 +78,31 @@ def new_trade(
     limit: int | None = None,
     stop: int | None = None,
     client_id: str | None = None,
+    group: tuple[str, UUID | None, str | None] = ("simple", None, None),
+    trail: tuple[int | None, int | None] = (None, None),
+    extended_hours: bool = False,
+    status: str | None = None,
 ) -> Row:
-    status = "IN PROGRESS" if hold else "PLACED"
+    status = status or ("IN PROGRESS" if hold else "PLACED")
     return (
         *(id_, customer, seq, "AAPL", side, quantity, "sim", type_, "day", limit, stop, None, client_id, None, None),
-        *(status, "r", hold, None, False, False, 2),
+        *(*group, *trail, extended_hours, False, status, "r", hold, None, False, False, 2),
     )
 
 
-def figures(id_: UUID, status: str, hold: int, filled: int, value: int, events: int, reason: str = "r") -> Row:
-    return (id_, status, reason, hold, None, filled, value, True, False, events)
+def figures(
+    id_: UUID,
+    status: str,
+    hold: int,
+    filled: int,
+    value: int,
+    events: int,
+    reason: str = "r",
+    quantity: int = 5,
+    stop: int | None = None,
+    triggered: bool = False,
+) -> Row:
+    return (id_, quantity, stop, triggered, status, reason, hold, None, filled, value, True, False, events)
 
 
 def execution(id_: str, trade: UUID, quantity: int, price: int, transfer: UUID) -> Row:
@@ -95,7 +110,7 @@ def execution(id_: str, trade: UUID, quantity: int, price: int, transfer: UUID) 
 
 
 def event(customer: int, seq: int, trade: UUID) -> Row:
-    return (customer, seq, trade, 1, "placed", "PLACED", "r", 0, 0, False, False, None)
+    return (customer, seq, trade, 1, "placed", "PLACED", "r", 0, 0, False, False, 5, None)
 
 
 def fill_of(transfer: UUID, customer: int, shares: int, cost: int) -> list[Row]:
@@ -242,6 +257,42 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             "prices_fit_the_type",
             {"placed": [new_trade(uuid4(), second, 1, hold=0, stop=5)]},
         ),
+        "a leg of no group": (
+            "a_group_has_roles",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, group=("bracket", None, "entry"))]},
+        ),
+        "a group of one that stands alone": (
+            "a_group_has_roles",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, group=("simple", uuid4(), "entry"))]},
+        ),
+        "an entry of an oco": (
+            "a_group_has_roles",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, group=("oco", uuid4(), "entry"))]},
+        ),
+        "a trailing stop without a trail": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="trailing_stop")]},
+        ),
+        "a trailing stop with two": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="trailing_stop", trail=(100, 100))]},
+        ),
+        "a trailing stop with a price before it was reached": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="trailing_stop", trail=(100, None), stop=5)]},
+        ),
+        "a market order for extended hours": (
+            "only_limits_trade_outside_the_session",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, extended_hours=True)]},
+        ),
+        "another quantity of an order at the exchange": (
+            "status_change_allowed",
+            {"settled": [figures(AT_WORK, "IN PROGRESS", 6_000_000, 0, 0, 3, quantity=4)]},
+        ),
+        "a trigger of an order at the exchange": (
+            "status_change_allowed",
+            {"settled": [figures(AT_WORK, "IN PROGRESS", 6_000_000, 0, 0, 3, triggered=True)]},
+        ),
         "shares without their cost gone with them": (
             "cost_is_of_shares_that_are_there",
             {
@@ -288,7 +339,7 @@ async def test_a_finished_trade_cannot_change(runtime: asyncpg.Connection, custo
     for status, hold, quantity in (("CANCELLED", 0, 3), ("PARTIALLY FILLED", 5, 3), ("FILLED", 0, 5)):
         with pytest.raises(asyncpg.CheckViolationError) as refusal:
             await commit(runtime, settled=[figures(filled, status, hold, quantity, 100, 3)])
-        assert refusal.value.constraint_name == "status_change_allowed"
+        assert refusal.value.constraint_name in {"status_change_allowed", "ended_when_it_has"}
 
 
 async def test_an_overflow_is_an_error_and_not_a_wrong_figure(
@@ -382,6 +433,28 @@ async def test_a_finished_trade_takes_one_more_event_and_nothing_else(
         with pytest.raises(asyncpg.CheckViolationError) as refusal:
             await commit(runtime, settled=[row])
         assert refusal.value.constraint_name == "status_change_allowed"
+
+
+async def test_what_is_held_here_may_shrink_and_be_triggered_once(
+    runtime: asyncpg.Connection, customers: list[int]
+) -> None:
+    """The exits of a group and trailing stops; of one at the exchange, none of it changes any more."""
+    stop = uuid4()
+    await commit(
+        runtime,
+        claims=[(customers[1], 0)],
+        placed=[new_trade(stop, customers[1], 1, hold=0, type_="trailing_stop", trail=(100, None), status="HELD")],
+    )
+
+    def held(events: int, quantity: int, price: int | None, triggered: bool) -> Row:
+        return figures(stop, "HELD", 0, 0, 0, events, "r", quantity, price, triggered)
+
+    await commit(runtime, settled=[held(3, 4, None, triggered=False)])
+    await commit(runtime, settled=[held(4, 4, 90, triggered=True)])
+    for row in (held(5, 5, 90, triggered=True), held(5, 4, 91, triggered=True), held(5, 4, None, triggered=False)):
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await commit(runtime, settled=[row])
+        assert refusal.value.constraint_name in {"status_change_allowed", "prices_fit_the_type"}
 
 
 # ------------------------------------------------------------------ the schema and the code agree

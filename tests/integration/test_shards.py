@@ -120,7 +120,7 @@ class Bench:
         key = new_key()
         stored = key.key_id, key.secret_hash
         cash_type = AccountType.CASH
-        return await open_customer(self.database, "x", cash_type, stored, dollars(cash), uuid7(), Money(0))
+        return await open_customer(self.database, "x", cash_type, stored, dollars(cash), uuid7(), Money(0), NOW)
 
     def place(self, customer: CustomerId, quantity: int = 1, **fields: Any) -> asyncio.Future[Placed]:
         command = PlaceTrade(TradeId(uuid7()), customer, Symbol("AAPL"), Side.BUY, quantity, **fields)

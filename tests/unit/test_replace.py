@@ -175,6 +175,20 @@ def test_a_figure_that_is_not_named_stays_and_the_quantity_is_what_was_left() ->
     assert holds(holder, old, new) == ["600", "6"]
 
 
+def test_a_quantity_for_both_together_leaves_out_what_has_filled() -> None:
+    """As FIX and Alpaca count it: 12 in all, of which 4 have filled."""
+    holder = account(cash="2000")
+    old = resting(holder)
+    settle(holder, old, fill(old, 4, "100"))
+    command = ReplaceTrade(trade_id(9), holder.customer_id, old.trade_id, quantity=12, counts_filled=True)
+    events = trading.replace(holder, old, command, conditions(MARKET))
+    assert not isinstance(events, Refused)
+    assert events[0].trade.quantity == 8
+    command = ReplaceTrade(trade_id(10), holder.customer_id, events[0].trade.trade_id, quantity=4, counts_filled=True)
+    command.replaces = old.trade_id
+    assert refused(trading.replace(holder, old, command, conditions(MARKET))) == "4 of it have filled already."
+
+
 def test_a_stop_order_keeps_its_max_price_through_a_replacement() -> None:
     policy = Policy(fees=parse_fees("COMMISSION 2026-01-01 buy order=1.00"))
     holder = account(cash="5000")

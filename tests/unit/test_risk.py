@@ -376,6 +376,8 @@ def test_the_same_order_within_the_window_is_refused_and_another_is_not() -> Non
     assert placed(holder, at(0, duplicate_window_ms=window), limit="100") == trading.PLACED_REASON
     words = f"duplicate order: the same order was placed less than 2000 ms ago, as {first}."
     assert placed(holder, at(1_999, duplicate_window_ms=window), limit="100") == words
+    own_id = str(trade_id(holder.last_seq + 1))  # what an order is called that has no name: nobody meant anything by it
+    assert placed(holder, at(1_999, duplicate_window_ms=window), limit="100", client_order_id=own_id) == words
     for other in ({"quantity": 2}, {"limit": "100.01"}, {"symbol": "MSFT"}, {"client_order_id": "meant"}):
         words = placed(holder, at(1_999, duplicate_window_ms=window), **{"limit": "100", **other})
         assert words == trading.PLACED_REASON

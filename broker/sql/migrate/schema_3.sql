@@ -1,0 +1,621 @@
+-- The whole schema of the stockbroker.
+--
+-- Cash and shares are the same thing here: a row of `account` for each (owner, asset), with what the owner has
+-- (`balance`), what is reserved for trades at work (`held`) and how low it may go (`floor`). Money is counted in
+-- $0.0001, shares in whole shares, both as BIGINT NOT NULL: a CHECK lets NULL and NUMERIC's NaN pass.
+-- A customer's owner_id is its customer_id; the broker's own rows are below zero, a set for each shard, because one
+-- row that every trade updates would be a queue of its own: -(10 * shard + 1) is the clearing row (what the exchange
+-- owes us or is owed), + 2 the world outside (deposits and withdrawals), + 3 fees, + 4 what customers owe since an
+-- execution was taken back from them, + 5 executions that no customer can have, + 6 corporate actions.
+-- A customer's row of shares also has what they cost and what sales have gained: sums of its postings, as the balance is.
+--
+-- What PostgreSQL itself refuses, whatever the application believes:
+--   * a balance below its floor, with everything reserved taken off   (CHECK never_overdrawn); the floor is 0 for
+--     everything but the cash of a margin account
+--   * postings of a transfer that do not sum to zero for each asset   (trigger apply_postings)
+--   * a balance that is not the sum of its postings: that trigger is the only writer of `balance`
+--   * reserved cash or shares that no trade holds: the triggers on `trade` are the only writers of `held`
+--   * a change of a finished trade (but for one more event), or a step that the table status_change does not have
+--   * more filled than ordered, or a status that the figures contradict
+--   * the same execution, the same reference, the same client key a second time
+--   * any change of history: postings, transfers, executions and events are only ever added
+-- The role broker_runtime, which the running broker uses, can read, and can write trades and money only through
+-- commit_batch and create_customer.
+--
+-- One call of commit_batch is one shard's batch: it happens as a whole or not at all. Every customer in it is claimed by
+-- the version that its decisions were made on (the version of its cash row counts for all of the customer); if somebody
+-- else was faster the call fails with SQLSTATE BR001 and the shard decides again.
+
+CREATE SCHEMA broker;
+SET search_path = broker;
+
+CREATE TABLE schema_version (
+    version int PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO schema_version (version) VALUES (3);
+
+---------------------------------------------------------------- customers
+
+CREATE TABLE customer (
+    customer_id bigint GENERATED ALWAYS AS IDENTITY (START WITH 1001) PRIMARY KEY,
+    name text NOT NULL CHECK (length(name) <= 200),
+    account_type text NOT NULL CHECK (account_type IN ('cash', 'margin')),
+    status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended')),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE api_key (
+    key_id text PRIMARY KEY,
+    customer_id bigint NOT NULL REFERENCES customer,
+    secret_hash bytea NOT NULL CHECK (octet_length(secret_hash) = 32),  -- SHA-256; the secret itself is nowhere
+    created_at timestamptz NOT NULL DEFAULT now(),
+    revoked_at timestamptz
+);
+CREATE INDEX api_key_customer ON api_key (customer_id);
+
+-- What operators have switched: the kill switch ('all', 'customer:1001'), halted and restricted symbols ('halt:AAPL',
+-- 'restrict:AAPL'). A row is the switch being on.
+CREATE TABLE control (
+    scope text PRIMARY KEY CHECK (scope ~ '^(all|customer:[0-9]+|(halt|restrict):[A-Z][A-Z0-9.]{0,11})$'),
+    reason text NOT NULL CHECK (reason <> ''),
+    since timestamptz NOT NULL DEFAULT now()
+);
+
+-- Risk limits other than the configured ones, for an account type ('type:cash') or one customer ('customer:1001').
+CREATE TABLE risk_limit (
+    scope text NOT NULL CHECK (scope ~ '^(type:(cash|margin)|customer:[0-9]+)$'),
+    name text NOT NULL,
+    value bigint NOT NULL CHECK (value >= 0),
+    PRIMARY KEY (scope, name)
+);
+
+---------------------------------------------------------------- the ledger
+
+CREATE DOMAIN ticker AS text COLLATE "C" CHECK (value ~ '^[A-Z][A-Z0-9.]{0,11}$');
+CREATE DOMAIN asset AS text COLLATE "C" CHECK (value = '$USD' OR value ~ '^[A-Z][A-Z0-9.]{0,11}$');
+-- '$USD' and not 'USD', which is a listed fund.
+
+CREATE TABLE account (
+    owner_id bigint NOT NULL,
+    asset asset NOT NULL,
+    balance bigint NOT NULL DEFAULT 0,
+    held bigint NOT NULL DEFAULT 0,
+    floor bigint NOT NULL DEFAULT 0,
+    cost bigint NOT NULL DEFAULT 0,  -- of a customer's shares: what those that are there cost
+    gain bigint NOT NULL DEFAULT 0,  -- ... and what sales have brought above their cost
+    version bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (owner_id, asset),
+    CONSTRAINT held_not_negative CHECK (held >= 0),
+    CONSTRAINT never_overdrawn CHECK (balance - held >= floor),
+    CONSTRAINT credit_is_cash_of_customers_on_margin CHECK (owner_id < 0 OR floor = 0 OR (asset = '$USD' AND floor < 0)),
+    CONSTRAINT cost_is_of_shares_that_are_there CHECK
+        (owner_id < 0 OR (cost >= 0 AND (balance <> 0 OR cost = 0) AND (asset <> '$USD' OR (cost = 0 AND gain = 0))))
+) WITH (fillfactor = 60);  -- room on the page, so that the frequent updates stay off the index
+-- Who has (or had) shares of a symbol. No balance in its predicate: an index that names a column keeps every update of
+-- that column from being one of those.
+CREATE INDEX account_shares ON account (asset, owner_id) WHERE owner_id > 0 AND asset <> '$USD';
+
+
+CREATE TYPE transfer_kind AS ENUM (
+    'fill',       -- a settled execution, of a correction too
+    'cash',       -- an operator's credit or debit
+    'suspense',   -- an execution that no customer can have
+    'bust',       -- an execution that the exchange took back
+    'corporate'   -- a split, a symbol change, a dividend
+);
+
+CREATE TABLE transfer (
+    transfer_id uuid PRIMARY KEY,
+    kind transfer_kind NOT NULL,
+    reference text NOT NULL CHECK (reference <> ''),
+    customer_id bigint NOT NULL,  -- whom it is about
+    at timestamptz NOT NULL
+);
+-- One booking for each reference of an operator's. (One settlement for each execution, and one bust: their own keys.)
+CREATE UNIQUE INDEX cash_reference ON transfer (reference) WHERE kind = 'cash';
+CREATE UNIQUE INDEX corporate_reference ON transfer (reference) WHERE kind = 'corporate';
+
+CREATE TABLE posting (
+    transfer_id uuid NOT NULL,
+    owner_id bigint NOT NULL,
+    asset asset NOT NULL,
+    amount bigint NOT NULL,
+    cost bigint NOT NULL DEFAULT 0,
+    gain bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (owner_id, transfer_id, asset),  -- in this order: a customer's postings, newest last, are one range
+    CONSTRAINT posting_moves_something CHECK (amount <> 0 OR cost <> 0 OR gain <> 0)
+);
+-- No foreign keys on posting, nor on trade and execution: triggers check the same for a whole statement at once, at a
+-- tenth of the cost, and nothing that they lead to can be deleted.
+
+---------------------------------------------------------------- trades
+
+CREATE TYPE side AS ENUM ('BUY', 'SELL');
+CREATE TYPE trade_status AS ENUM
+    ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED', 'FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED');
+CREATE TYPE order_type AS ENUM ('market', 'limit', 'stop', 'stop_limit');
+CREATE TYPE time_in_force AS ENUM ('day', 'gtc', 'ioc', 'fok');
+CREATE TYPE step AS ENUM ('placed', 'started', 'accepted', 'executed', 'cancel_requested', 'ended', 'suspense', 'busted',
+    'corrected');
+
+CREATE TABLE status_change (
+    before trade_status NOT NULL,
+    after trade_status NOT NULL,
+    PRIMARY KEY (before, after)
+);
+INSERT INTO status_change VALUES
+    ('PLACED', 'IN PROGRESS'), ('PLACED', 'REJECTED'), ('PLACED', 'CANCELLED'), ('PLACED', 'REPLACED'),
+    ('IN PROGRESS', 'PARTIALLY FILLED'), ('IN PROGRESS', 'FILLED'), ('IN PROGRESS', 'REJECTED'),
+    ('IN PROGRESS', 'CANCELLED'), ('IN PROGRESS', 'EXPIRED'), ('IN PROGRESS', 'REPLACED'),
+    ('PARTIALLY FILLED', 'PARTIALLY FILLED'), ('PARTIALLY FILLED', 'FILLED'),
+    ('PARTIALLY FILLED', 'CANCELLED'), ('PARTIALLY FILLED', 'EXPIRED'), ('PARTIALLY FILLED', 'REPLACED');
+
+CREATE TABLE trade (
+    trade_id uuid PRIMARY KEY,
+    customer_id bigint NOT NULL,  -- exists: hold_of_new_trades checks it, a statement at a time
+    seq bigint NOT NULL CHECK (seq > 0),  -- the customer's 1st, 2nd, 3rd ... trade, in the order placed
+    symbol ticker NOT NULL,
+    side side NOT NULL,
+    quantity bigint NOT NULL CHECK (quantity BETWEEN 1 AND 10000000),
+    status trade_status NOT NULL,
+    reason text NOT NULL CHECK (reason <> ''),
+    venue text NOT NULL,
+    order_type order_type NOT NULL,
+    time_in_force time_in_force NOT NULL,
+    limit_price bigint,
+    stop_price bigint,
+    max_price bigint,  -- of a BUY without a limit: the most that the exchange may spend on all of it
+    hold bigint NOT NULL CHECK (hold >= 0),  -- cash of a BUY, shares of a SELL
+    acknowledged boolean NOT NULL,  -- the exchange has said that it has it
+    cancel_requested boolean NOT NULL,
+    filled_quantity bigint NOT NULL,
+    filled_value bigint NOT NULL CHECK (filled_value >= 0),
+    events int NOT NULL CHECK (events > 0),  -- how many rows of `event` it has, numbered 1 to this
+    idempotency_key text CHECK (length(idempotency_key) BETWEEN 1 AND 200),
+    client_order_id text CHECK (length(client_order_id) BETWEEN 1 AND 200),
+    replaces uuid,  -- the trade in whose place it stands, or was to stand
+    replaces_filled bigint CHECK (replaces_filled IS NULL OR replaces IS NOT NULL),  -- ... and what that had filled; null where it was never sent
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    UNIQUE (customer_id, seq),
+    CONSTRAINT never_overfilled CHECK (filled_quantity BETWEEN 0 AND quantity),
+    CONSTRAINT value_follows_quantity CHECK ((filled_quantity = 0) = (filled_value = 0)),
+    CONSTRAINT status_fits_figures CHECK (CASE status
+        WHEN 'PLACED' THEN hold = 0 AND filled_quantity = 0
+        WHEN 'IN PROGRESS' THEN (hold > 0 OR replaces_filled IS NOT NULL) AND filled_quantity = 0
+        WHEN 'PARTIALLY FILLED' THEN filled_quantity BETWEEN 1 AND quantity - 1
+        WHEN 'FILLED' THEN hold = 0 AND filled_quantity = quantity
+        WHEN 'REJECTED' THEN hold = 0 AND filled_quantity = 0
+        ELSE hold = 0 AND filled_quantity < quantity END),
+    -- One that is to replace another holds only what that one does not.
+    CONSTRAINT sell_holds_what_it_leaves CHECK
+        (side = 'BUY' OR status NOT IN ('IN PROGRESS', 'PARTIALLY FILLED') OR hold = quantity - filled_quantity
+            OR (replaces_filled IS NOT NULL AND hold < quantity - filled_quantity)),
+    CONSTRAINT prices_fit_the_type CHECK (
+        (limit_price IS NOT NULL) = (order_type IN ('limit', 'stop_limit'))
+        AND (stop_price IS NOT NULL) = (order_type IN ('stop', 'stop_limit'))
+        AND coalesce(limit_price, 1) > 0 AND coalesce(stop_price, 1) > 0),
+    CONSTRAINT filled_within_the_limit CHECK (limit_price IS NULL OR CASE side
+        WHEN 'BUY' THEN filled_value <= filled_quantity * limit_price
+        ELSE filled_value >= filled_quantity * limit_price END)
+) WITH (fillfactor = 80);
+CREATE UNIQUE INDEX trade_idempotency ON trade (customer_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX trade_client_order_id ON trade (customer_id, client_order_id) WHERE client_order_id IS NOT NULL;
+CREATE INDEX trade_open ON trade (customer_id, seq) WHERE status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED');
+
+CREATE TABLE execution (
+    venue text NOT NULL,
+    execution_id text NOT NULL,
+    trade_id uuid NOT NULL,  -- exists: execution_has_trade checks it, a statement at a time
+    last_qty bigint NOT NULL CHECK (last_qty > 0),
+    last_px bigint NOT NULL CHECK (last_px > 0),
+    fee bigint NOT NULL CHECK (fee >= 0),
+    gain bigint NOT NULL,  -- what a sale brought above the average cost of its shares
+    suspense boolean NOT NULL,  -- booked to the broker's suspense account: not among the trade's figures
+    corrects text,  -- the execution in whose place it stands: not among the trade's figures, which count that one
+    transfer_id uuid NOT NULL UNIQUE,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (venue, execution_id)  -- this is what makes a settlement happen exactly once
+);
+CREATE INDEX execution_trade ON execution (trade_id);
+
+CREATE TABLE bust (  -- an execution that the exchange took back; its own row stays
+    venue text NOT NULL,
+    execution_id text NOT NULL,
+    transfer_id uuid NOT NULL UNIQUE,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (venue, execution_id),
+    FOREIGN KEY (venue, execution_id) REFERENCES execution
+);
+
+CREATE TABLE event (
+    customer_id bigint NOT NULL,
+    seq bigint NOT NULL CHECK (seq > 0),  -- the customer's 1st, 2nd, 3rd ... event, in the order of commits: no gaps
+    trade_id uuid NOT NULL,
+    number int NOT NULL CHECK (number > 0),  -- the trade's 1st, 2nd, 3rd ... event
+    step step NOT NULL,
+    status trade_status NOT NULL,  -- this and the next four: the trade as it was then
+    reason text NOT NULL,
+    filled_quantity bigint NOT NULL,
+    filled_value bigint NOT NULL,
+    acknowledged boolean NOT NULL,
+    cancel_requested boolean NOT NULL,
+    execution_id text,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (customer_id, seq)  -- what a client that was away reads on from
+);
+
+-- Where a customer wants to be told of its events. The events themselves are the queue: `delivered` is how far it got.
+CREATE TABLE webhook (
+    webhook_id uuid PRIMARY KEY,
+    customer_id bigint NOT NULL REFERENCES customer,
+    url text NOT NULL CHECK (length(url) BETWEEN 1 AND 2000),
+    secret bytea NOT NULL CHECK (octet_length(secret) BETWEEN 24 AND 64),  -- we sign with it: a hash would not do
+    delivered bigint NOT NULL CHECK (delivered >= 0),  -- the seq of the newest event that was taken
+    failures int NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- in a row
+    failing_since timestamptz,
+    last_error text,
+    next_try_at timestamptz NOT NULL DEFAULT now(),  -- also a lease: a process at work on it has put it off
+    disabled_at timestamptz,  -- it failed for too long: the customer has to enable it again
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX webhook_url ON webhook (customer_id, url);
+CREATE INDEX webhook_due ON webhook (next_try_at) WHERE disabled_at IS NULL;
+
+CREATE TABLE margin_day (  -- how far a margin account's equity was above its maintenance requirement, at the day's worst
+    customer_id bigint NOT NULL REFERENCES customer,
+    day date NOT NULL,
+    lowest bigint NOT NULL,
+    PRIMARY KEY (customer_id, day)
+);
+
+CREATE TABLE price_sample (  -- prices of what customers hold, now and then: what their portfolio's history is made of
+    symbol ticker NOT NULL,
+    at timestamptz NOT NULL,
+    price bigint NOT NULL CHECK (price > 0),
+    PRIMARY KEY (symbol, at)
+);
+
+CREATE TABLE bar (  -- what was traded in a minute or on a day (New York's), by what the feed told
+    symbol ticker NOT NULL,
+    timeframe text NOT NULL CHECK (timeframe IN ('1Min', '1Day')),
+    starts_at timestamptz NOT NULL,
+    open bigint NOT NULL CHECK (open > 0),
+    high bigint NOT NULL,
+    low bigint NOT NULL CHECK (low > 0),
+    close bigint NOT NULL,
+    volume bigint NOT NULL CHECK (volume > 0),  -- shares
+    value bigint NOT NULL CHECK (value > 0),  -- what was paid for them: divided by the shares, the average price
+    trades int NOT NULL CHECK (trades > 0),
+    PRIMARY KEY (symbol, timeframe, starts_at),
+    CONSTRAINT high_and_low_enclose CHECK (low <= least(open, close) AND high >= greatest(open, close))
+);
+
+CREATE TABLE corporate_action (  -- what operators have had carried out; an event's content is that of its first request
+    event_id text PRIMARY KEY CHECK (length(event_id) BETWEEN 1 AND 100),
+    content text NOT NULL,
+    price bigint NOT NULL CHECK (price >= 0),  -- of a new share, for fractions
+    holders bigint[],  -- whom it concerns; NULL until no order in the symbol is open any more
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz
+);
+
+CREATE TABLE inbox (  -- what the exchange said and nothing could be done with: kept for a person to read
+    inbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    cause text NOT NULL,
+    venue text NOT NULL,
+    payload text NOT NULL,
+    received_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (cause, venue, payload)  -- at-least-once delivery must not fill the disk
+);
+
+---------------------------------------------------------------- the rules that need more than a CHECK
+
+-- What has to exist is asked for in a subquery for each row, never in a join: the plan of a join is made while the tables
+-- are small, and would read a whole index for ever after.
+
+CREATE FUNCTION apply_postings() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wanted bigint;
+    applied bigint;
+BEGIN
+    IF EXISTS (SELECT FROM added GROUP BY transfer_id, asset HAVING sum(amount) <> 0) THEN
+        RAISE EXCEPTION 'the postings of a transfer do not sum to zero'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'transfer_balances';
+    END IF;
+    IF EXISTS (SELECT FROM added WHERE (SELECT true FROM transfer WHERE transfer.transfer_id = added.transfer_id) IS NULL) THEN
+        RAISE EXCEPTION 'a posting names a transfer that does not exist'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'posting_has_transfer';
+    END IF;
+    SELECT count(*) INTO wanted FROM (SELECT FROM added GROUP BY owner_id, asset) AS touched;
+    UPDATE account SET balance = account.balance + delta.amount, cost = account.cost + delta.cost,
+            gain = account.gain + delta.gain, updated_at = now()
+        FROM (SELECT owner_id, asset, sum(amount)::bigint AS amount, sum(cost)::bigint AS cost, sum(gain)::bigint AS gain
+              FROM added GROUP BY owner_id, asset) AS delta
+        WHERE account.owner_id = delta.owner_id AND account.asset = delta.asset;
+    GET DIAGNOSTICS applied = ROW_COUNT;
+    IF applied <> wanted THEN
+        RAISE EXCEPTION 'a posting names an account that does not exist'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'posting_has_account';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER apply_postings AFTER INSERT ON posting
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION apply_postings();
+
+CREATE FUNCTION hold_of_new_trades() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wanted bigint;
+    applied bigint;
+BEGIN
+    IF EXISTS (SELECT FROM added WHERE status IN ('PARTIALLY FILLED', 'FILLED', 'EXPIRED')) THEN
+        RAISE EXCEPTION 'a trade begins unfilled'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'trade_begins_unfilled';
+    END IF;
+    IF EXISTS (SELECT FROM added WHERE (SELECT true FROM customer WHERE customer.customer_id = added.customer_id) IS NULL) THEN
+        RAISE EXCEPTION 'a trade belongs to a customer who does not exist'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'trade_has_customer';
+    END IF;
+    SELECT count(*) INTO wanted
+        FROM (SELECT FROM added WHERE hold > 0 GROUP BY customer_id, CASE side WHEN 'BUY' THEN '$USD' ELSE symbol END) AS t;
+    UPDATE account SET held = account.held + delta.hold, updated_at = now()
+        FROM (SELECT customer_id, CASE side WHEN 'BUY' THEN '$USD' ELSE symbol END AS asset, sum(hold)::bigint AS hold
+              FROM added WHERE hold > 0 GROUP BY 1, 2) AS delta
+        WHERE account.owner_id = delta.customer_id AND account.asset = delta.asset;
+    GET DIAGNOSTICS applied = ROW_COUNT;
+    IF applied <> wanted THEN
+        RAISE EXCEPTION 'a trade holds what its customer has no account for'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'hold_has_account';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hold_of_new_trades AFTER INSERT ON trade
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION hold_of_new_trades();
+
+CREATE FUNCTION hold_of_changed_trades() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wanted bigint;
+    applied bigint;
+BEGIN
+    IF EXISTS (
+        SELECT FROM was LEFT JOIN is_now USING (trade_id, customer_id, seq, symbol, side, quantity, created_at, venue,
+            order_type, time_in_force)
+        WHERE is_now.status IS NULL
+        OR (was.limit_price, was.stop_price, was.idempotency_key, was.client_order_id, was.replaces) IS DISTINCT FROM
+           (is_now.limit_price, is_now.stop_price, is_now.idempotency_key, is_now.client_order_id, is_now.replaces)
+        OR NOT EXISTS (SELECT FROM status_change WHERE before = was.status AND after = is_now.status)
+        AND NOT (was.status = is_now.status AND was.filled_quantity = is_now.filled_quantity
+                 AND was.filled_value = is_now.filled_value AND is_now.events > was.events
+                 AND (was.status IN ('IN PROGRESS', 'PARTIALLY FILLED') OR (was.reason = is_now.reason
+                     AND was.acknowledged = is_now.acknowledged AND was.cancel_requested = is_now.cancel_requested)))
+    ) THEN
+        RAISE EXCEPTION 'a trade cannot change in this way: it is finished, or status_change does not have the step'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'status_change_allowed';
+    END IF;
+    SELECT count(*) INTO wanted
+        FROM (SELECT FROM was JOIN is_now USING (trade_id) WHERE is_now.hold <> was.hold
+              GROUP BY was.customer_id, CASE was.side WHEN 'BUY' THEN '$USD' ELSE was.symbol END) AS t;
+    UPDATE account SET held = account.held + delta.hold, updated_at = now()
+        FROM (SELECT was.customer_id, CASE was.side WHEN 'BUY' THEN '$USD' ELSE was.symbol END AS asset,
+                     sum(is_now.hold - was.hold)::bigint AS hold
+              FROM was JOIN is_now USING (trade_id) WHERE is_now.hold <> was.hold GROUP BY 1, 2) AS delta
+        WHERE account.owner_id = delta.customer_id AND account.asset = delta.asset;
+    GET DIAGNOSTICS applied = ROW_COUNT;
+    IF applied <> wanted THEN
+        RAISE EXCEPTION 'a trade holds what its customer has no account for'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'hold_has_account';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hold_of_changed_trades AFTER UPDATE ON trade
+    REFERENCING OLD TABLE AS was NEW TABLE AS is_now FOR EACH STATEMENT EXECUTE FUNCTION hold_of_changed_trades();
+
+CREATE FUNCTION execution_has_trade() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM added WHERE (SELECT true FROM trade WHERE trade.trade_id = added.trade_id) IS NULL) THEN
+        RAISE EXCEPTION 'an execution names a trade that does not exist'
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'execution_has_trade';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER execution_has_trade AFTER INSERT ON execution
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION execution_has_trade();
+
+CREATE FUNCTION credit_needs_a_margin_account() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM customer WHERE customer_id = NEW.owner_id AND account_type = 'margin') THEN
+        RAISE EXCEPTION 'only a margin account may owe cash'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'credit_needs_a_margin_account';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER credit_needs_a_margin_account AFTER INSERT OR UPDATE OF floor ON account
+    FOR EACH ROW WHEN (NEW.owner_id > 0 AND NEW.floor < 0) EXECUTE FUNCTION credit_needs_a_margin_account();
+
+CREATE FUNCTION history_stays() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% of % is not possible: history is only ever added to', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON posting
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON transfer
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON execution
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON bust
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON event
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON trade
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON customer
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON account
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+
+---------------------------------------------------------------- what the broker calls
+
+CREATE TYPE claim AS (customer_id bigint, version bigint);
+CREATE TYPE account_key AS (owner_id bigint, asset text);
+CREATE TYPE new_trade AS (trade_id uuid, customer_id bigint, seq bigint, symbol text, side side, quantity bigint,
+    venue text, order_type order_type, time_in_force time_in_force, limit_price bigint, stop_price bigint,
+    idempotency_key text, client_order_id text, replaces uuid, replaces_filled bigint, status trade_status, reason text, hold bigint,
+    max_price bigint, acknowledged boolean, cancel_requested boolean, events int);
+CREATE TYPE trade_figures AS (trade_id uuid, status trade_status, reason text, hold bigint, max_price bigint,
+    filled_quantity bigint, filled_value bigint, acknowledged boolean, cancel_requested boolean, events int);
+CREATE TYPE new_transfer AS (transfer_id uuid, kind transfer_kind, reference text, customer_id bigint);
+CREATE TYPE new_posting AS (transfer_id uuid, owner_id bigint, asset text, amount bigint, cost bigint, gain bigint);
+CREATE TYPE new_execution AS (venue text, execution_id text, trade_id uuid, last_qty bigint, last_px bigint, fee bigint,
+    gain bigint, suspense boolean, corrects text, transfer_id uuid);
+CREATE TYPE new_bust AS (venue text, execution_id text, transfer_id uuid);
+CREATE TYPE new_event AS (customer_id bigint, seq bigint, trade_id uuid, number int, step step, status trade_status,
+    reason text, filled_quantity bigint, filled_value bigint, acknowledged boolean, cancel_requested boolean,
+    execution_id text);
+CREATE TYPE new_margin_level AS (customer_id bigint, day date, level bigint);
+CREATE TYPE new_control AS (scope text, reason text);
+
+-- The order of the steps is part of the rule: releases first, then money moves, then new holds, so that never_overdrawn
+-- holds after every step exactly when it holds at the end. House rows come into being here with their floor.
+CREATE FUNCTION commit_batch(decided_at timestamptz, claims claim[], opened account_key[], settled trade_figures[],
+        transfers new_transfer[], postings new_posting[], executions new_execution[], busts new_bust[],
+        placed new_trade[], started trade_figures[], logged new_event[], levels new_margin_level[],
+        controls new_control[])
+    RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = broker, pg_temp AS $$
+DECLARE
+    claimed bigint;
+    changed bigint;
+BEGIN
+    UPDATE account SET version = account.version + 1
+        FROM unnest(claims) AS c
+        WHERE account.owner_id = c.customer_id AND account.asset = '$USD' AND account.version = c.version;
+    GET DIAGNOSTICS claimed = ROW_COUNT;
+    IF claimed <> cardinality(claims) THEN
+        RAISE EXCEPTION 'an account changed after it was read' USING ERRCODE = 'BR001';
+    END IF;
+    IF cardinality(opened) > 0 THEN
+        INSERT INTO account (owner_id, asset, floor)
+            SELECT owner_id, asset, CASE WHEN owner_id < 0 THEN -9000000000000000000 ELSE 0 END FROM unnest(opened)
+            ON CONFLICT DO NOTHING;
+    END IF;
+    IF cardinality(settled) > 0 THEN
+        UPDATE trade SET status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
+                filled_quantity = s.filled_quantity, filled_value = s.filled_value, acknowledged = s.acknowledged,
+                cancel_requested = s.cancel_requested, events = s.events, updated_at = decided_at
+            FROM unnest(settled) AS s WHERE trade.trade_id = s.trade_id;
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed <> cardinality(settled) THEN
+            RAISE EXCEPTION 'a trade that is to change does not exist'
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
+        END IF;
+    END IF;
+    IF cardinality(transfers) > 0 THEN
+        INSERT INTO transfer SELECT *, decided_at FROM unnest(transfers);
+        INSERT INTO posting SELECT * FROM unnest(postings);
+    END IF;
+    IF cardinality(executions) > 0 THEN
+        INSERT INTO execution SELECT *, decided_at FROM unnest(executions);
+    END IF;
+    IF cardinality(busts) > 0 THEN
+        INSERT INTO bust SELECT *, decided_at FROM unnest(busts);
+    END IF;
+    IF cardinality(placed) > 0 THEN
+        INSERT INTO trade SELECT trade_id, customer_id, seq, symbol, side, quantity, status, reason, venue, order_type,
+                time_in_force, limit_price, stop_price, max_price, hold, acknowledged, cancel_requested, 0, 0, events,
+                idempotency_key, client_order_id, replaces, replaces_filled, decided_at, decided_at
+            FROM unnest(placed);
+    END IF;
+    IF cardinality(started) > 0 THEN
+        UPDATE trade SET status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
+                filled_quantity = s.filled_quantity, filled_value = s.filled_value, acknowledged = s.acknowledged,
+                cancel_requested = s.cancel_requested, events = s.events, updated_at = decided_at
+            FROM unnest(started) AS s WHERE trade.trade_id = s.trade_id;
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed <> cardinality(started) THEN
+            RAISE EXCEPTION 'a trade that is to change does not exist'
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
+        END IF;
+    END IF;
+    IF cardinality(logged) > 0 THEN
+        INSERT INTO event SELECT *, decided_at FROM unnest(logged);
+    END IF;
+    IF cardinality(levels) > 0 THEN
+        INSERT INTO margin_day SELECT * FROM unnest(levels)
+            ON CONFLICT (customer_id, day) DO UPDATE SET lowest = least(margin_day.lowest, excluded.lowest);
+    END IF;
+    IF cardinality(controls) > 0 THEN
+        INSERT INTO control SELECT *, decided_at FROM unnest(controls) ON CONFLICT DO NOTHING;
+    END IF;
+END $$;
+
+-- A customer with an open cash account, its first key, and its opening deposit where there is one. `credit` is the most
+-- that a margin account may ever owe.
+CREATE FUNCTION create_customer(name text, account_type text, key_id text, secret_hash bytea, cash bigint,
+        transfer_id uuid, external_owner bigint, credit bigint)
+    RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = broker, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    created bigint;
+BEGIN
+    INSERT INTO customer (name, account_type) VALUES (name, account_type) RETURNING customer_id INTO created;
+    INSERT INTO api_key (key_id, customer_id, secret_hash) VALUES (key_id, created, secret_hash);
+    INSERT INTO account (owner_id, asset, floor)
+        VALUES (created, '$USD', CASE account_type WHEN 'margin' THEN -credit ELSE 0 END);
+    IF cash > 0 THEN
+        INSERT INTO account (owner_id, asset, floor) VALUES (external_owner, '$USD', -9000000000000000000)
+            ON CONFLICT DO NOTHING;
+        INSERT INTO transfer VALUES (transfer_id, 'cash', 'opening:' || created, created, now());
+        INSERT INTO posting VALUES (transfer_id, created, '$USD', cash), (transfer_id, external_owner, '$USD', -cash);
+    END IF;
+    RETURN created;
+END $$;
+
+---------------------------------------------------------------- what is read
+
+-- A trade with all that the exchange has said was executed of it: what a decision on a report needs.
+CREATE TYPE executed AS (execution_id text, last_qty bigint, last_px bigint, fee bigint, gain bigint, suspense boolean,
+    corrects text, busted boolean);
+CREATE VIEW trade_with_executions AS
+    SELECT trade.*, (
+        SELECT array_agg((execution.execution_id, execution.last_qty, execution.last_px, execution.fee, execution.gain,
+                          execution.suspense, execution.corrects, bust.execution_id IS NOT NULL)::executed
+                         ORDER BY execution.at, execution.execution_id)
+        FROM execution LEFT JOIN bust USING (venue, execution_id)
+        WHERE execution.trade_id = trade.trade_id
+    ) AS executions
+    FROM trade;
+
+CREATE VIEW balances AS
+    SELECT owner_id AS customer_id, balance AS amount, held, balance - held AS available, updated_at AS last_modified
+    FROM account WHERE asset = '$USD' AND owner_id > 0;
+
+CREATE VIEW positions AS
+    SELECT owner_id AS customer_id, asset AS symbol, balance AS quantity, held, balance - held AS available, cost, gain,
+           updated_at AS last_modified
+    FROM account WHERE asset <> '$USD' AND owner_id > 0 AND balance > 0;
+
+---------------------------------------------------------------- who may do what
+
+DO $$
+BEGIN
+    CREATE ROLE broker_runtime NOLOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+    NULL;  -- roles belong to the whole cluster: another database of it made this one
+END $$;
+GRANT broker_runtime TO CURRENT_USER;
+REVOKE ALL ON SCHEMA broker FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA broker FROM PUBLIC;
+GRANT USAGE ON SCHEMA broker TO broker_runtime;
+GRANT SELECT ON ALL TABLES IN SCHEMA broker TO broker_runtime;
+GRANT EXECUTE ON FUNCTION commit_batch, create_customer TO broker_runtime;
+GRANT INSERT (key_id, customer_id, secret_hash), UPDATE (revoked_at) ON api_key TO broker_runtime;
+GRANT UPDATE (status) ON customer TO broker_runtime;
+GRANT INSERT (cause, venue, payload) ON inbox TO broker_runtime;
+GRANT INSERT, DELETE ON control, risk_limit TO broker_runtime;
+GRANT UPDATE (reason) ON control TO broker_runtime;
+GRANT UPDATE (value) ON risk_limit TO broker_runtime;
+GRANT INSERT, DELETE ON price_sample TO broker_runtime;
+GRANT INSERT, UPDATE, DELETE ON bar, webhook TO broker_runtime;
+GRANT INSERT (event_id, content, price), UPDATE (holders, finished_at) ON corporate_action TO broker_runtime;
