@@ -11,6 +11,7 @@ from typing import Any
 from broker.batch import Cancelling, Overloaded
 from broker.core.corporate import AdjustPosition
 from broker.core.messages import Advance, CancelAll
+from broker.core.reset import ResetAccount
 from broker.core.types import CustomerId, Symbol
 from broker.db import Database
 from broker.shards import BrokenRule, Shards, Unanswered
@@ -46,7 +47,9 @@ class FanOut:
         self._shards = shards
         self._shard_count = shard_count
 
-    async def ask(self, commands: Sequence[CancelAll | AdjustPosition | Advance], seconds: float) -> Answers:
+    async def ask(
+        self, commands: Sequence[CancelAll | AdjustPosition | ResetAccount | Advance], seconds: float
+    ) -> Answers:
         """Submit the commands, a part after the other; what has no answer when the time is over is given up."""
         until = asyncio.get_running_loop().time() + seconds
         answers, left = Answers(), iter(commands)
@@ -63,7 +66,7 @@ class FanOut:
         answers.missing = len(commands) - len(answers.given)
         return answers
 
-    async def _queue(self, command: CancelAll | AdjustPosition | Advance, until: float) -> Any:
+    async def _queue(self, command: CancelAll | AdjustPosition | ResetAccount | Advance, until: float) -> Any:
         """The reply to come; None where the customer's queue stays full."""
         while True:
             try:
