@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from broker.api.amounts import read_dollars
+from broker import answers
+from broker.api.amounts import Dollars, read_dollars
 from broker.auth import Authenticator, NewKey
 from broker.batch import Booked
 from broker.config import Config
@@ -16,7 +17,8 @@ from broker.core.money import Money, format_money
 from broker.core.types import AccountType, CustomerId
 from broker.customers import Customers, NoSuchCustomer
 from broker.http import ApiError, convert, json_response, parse_json, read_body
-from broker.reading import Json, Reading
+from broker.openapi import operation
+from broker.reading import Reading
 from broker.shards import Shards
 
 T = TypeVar("T")
@@ -28,7 +30,6 @@ _DEPOSIT_MAX = Money(10**10 * 10_000)
 _OPENING = "opening:"
 """How create_customer (schema.sql) begins its references; a customer could not be made if its own were taken."""
 
-Amount = Any  # text, or a number that the JSON reader kept exact: `_amount` reads it
 # Printable, and so without NUL or lone surrogates, which PostgreSQL cannot store.
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)"
 
@@ -39,7 +40,7 @@ class CreateCustomerRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[
         str, msgspec.Meta(max_length=200, pattern=_PRINTABLE, description="text of at most 200 printable characters")
     ] = ""
-    cash: Amount = 0
+    cash: Dollars = 0
     accountType: Annotated[  # noqa: N815 - the wire's name
         AccountType, msgspec.Meta(description='"cash" or "margin"')
     ] = AccountType.CASH
@@ -48,7 +49,7 @@ class CreateCustomerRequest(msgspec.Struct, forbid_unknown_fields=True):
 class CashRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /admin/v1/customers/{customerId}/credits and …/debits."""
 
-    amount: Amount
+    amount: Dollars
     reference: Annotated[
         str,
         msgspec.Meta(
@@ -91,34 +92,36 @@ class AdminApi:
         body = await read_body(request, self._config.body_max, self._config.body_wait_s)
         return parse_json(body) if body else {}
 
+    @operation("Make a customer", body=CreateCustomerRequest, body_optional=True, answer=answers.NewKey, status=201)
     async def create(self, request: web.Request) -> web.Response:
         """A new customer, and the only time that its secret is shown."""
         wanted = convert(await self._body(request), CreateCustomerRequest)
         cash = _amount("cash", wanted.cash, 0)
         created = await self._customers.create(wanted.name, wanted.accountType, cash)
-        return json_response({"customerId": str(created.customer_id), **_key(created.key)}, 201)
+        return json_response(_key(created.customer_id, created.key), 201)
 
+    @operation("One customer", answer=answers.CustomerWithKeys, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """A customer with balance and keys."""
         self._operator(request)
         customer_id = _customer_id(request)
         row = await self._found(self._customers.get(customer_id))
         keys = await self._customers.keys(customer_id)
-        return json_response(
-            {
-                **_customer(row),
-                "balance": await self._reading.balance(customer_id),
-                "keys": [
-                    {"keyId": key["key_id"], "createdAt": key["created_at"], "revokedAt": key["revoked_at"]}
-                    for key in keys
-                ],
-            }
-        )
+        customer: answers.CustomerWithKeys = {
+            **_customer(row),
+            "balance": await self._reading.balance(customer_id),
+            "keys": [
+                {"keyId": key["key_id"], "createdAt": key["created_at"], "revokedAt": key["revoked_at"]} for key in keys
+            ],
+        }
+        return json_response(customer)
 
+    @operation("Stop a customer's trading", answer=answers.Customer, errors=(404,))
     async def suspend(self, request: web.Request) -> web.Response:
         """Stop a customer's trading; what it has placed goes on."""
         return await self._set_status(request, "suspended")
 
+    @operation("Let a customer trade again", answer=answers.Customer, errors=(404,))
     async def activate(self, request: web.Request) -> web.Response:
         """Let a suspended customer trade again."""
         return await self._set_status(request, "active")
@@ -127,13 +130,15 @@ class AdminApi:
         self._operator(request)
         return json_response(_customer(await self._found(self._customers.set_status(_customer_id(request), status))))
 
+    @operation("One more key", answer=answers.NewKey, status=201, errors=(404,))
     async def issue_key(self, request: web.Request) -> web.Response:
         """One more key for a customer, and the only time that its secret is shown."""
         self._operator(request)
         customer_id = _customer_id(request)
         key = await self._found(self._customers.issue_key(customer_id))
-        return json_response({"customerId": str(customer_id), **_key(key)}, 201)
+        return json_response(_key(customer_id, key), 201)
 
+    @operation("Revoke a key", answer=answers.RevokedKey, errors=(404,))
     async def revoke_key(self, request: web.Request) -> web.Response:
         """End a key."""
         self._operator(request)
@@ -141,12 +146,29 @@ class AdminApi:
         if not key_id.isascii() or "\0" in key_id:
             raise _no_such_customer()
         row = await self._found(self._customers.revoke_key(_customer_id(request), key_id))
-        return json_response({"keyId": row["key_id"], "revokedAt": row["revoked_at"]})
+        revoked: answers.RevokedKey = {"keyId": row["key_id"], "revokedAt": row["revoked_at"]}
+        return json_response(revoked)
 
+    @operation(
+        "Add cash, once for each reference",
+        body=CashRequest,
+        answer=answers.CashMoved,
+        others={201: answers.CashMoved},
+        errors=(404, 409),
+        example={"amount": "100.00", "reference": "bank-0001"},
+    )
     async def credit(self, request: web.Request) -> web.Response:
         """Add cash, once for each reference."""
         return await self._move(request, 1)
 
+    @operation(
+        "Take cash that is available, once for each reference",
+        body=CashRequest,
+        answer=answers.CashMoved,
+        others={201: answers.CashMoved},
+        errors=(404, 409),
+        example={"amount": "50.00", "reference": "bank-0002"},
+    )
     async def debit(self, request: web.Request) -> web.Response:
         """Take cash that is available, once for each reference."""
         return await self._move(request, -1)
@@ -170,7 +192,7 @@ class AdminApi:
             raise ApiError(409, "reference_used", sentence)
         return json_response(await self._booked(command), 200 if outcome.replayed else 201)
 
-    async def _booked(self, command: MoveCash) -> Json:
+    async def _booked(self, command: MoveCash) -> answers.CashMoved:
         return {
             "customerId": str(command.customer_id),
             "amount": format_money(command.amount),
@@ -201,11 +223,11 @@ def _amount(name: str, value: Any, least: int) -> Money:
     return read_dollars(name, value, least, _DEPOSIT_MAX, "100000.00")
 
 
-def _key(key: NewKey) -> Json:
-    return {"keyId": key.key_id, "secret": key.secret, "token": key.token}
+def _key(customer_id: CustomerId, key: NewKey) -> answers.NewKey:
+    return {"customerId": str(customer_id), "keyId": key.key_id, "secret": key.secret, "token": key.token}
 
 
-def _customer(row: Mapping[str, object]) -> Json:
+def _customer(row: Mapping[str, Any]) -> answers.Customer:
     return {
         "customerId": str(row["customer_id"]),
         "name": row["name"],

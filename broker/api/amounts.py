@@ -1,10 +1,22 @@
 """Money in a request's body: text, or a number that the JSON reader kept exact."""
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from broker.core.money import Money, format_money, parse_money
 from broker.http import ApiError
+
+_TEXT = {"type": "string", "pattern": r"^[0-9]{1,14}(\.[0-9]{1,4})?$"}
+_NUMBER = {"type": "number", "minimum": 0}
+_WHAT = "dollars with at most 4 decimals, as text or as a number"
+Dollars = Annotated[Any, Meta(extra_json_schema={"description": _WHAT, "anyOf": [_TEXT, _NUMBER]})]
+"""Text, or a number that the JSON reader kept exact: `read_money` reads it."""
+
+DollarsOrNull = Annotated[
+    Any, Meta(extra_json_schema={"description": _WHAT, "anyOf": [_TEXT, _NUMBER, {"type": "null"}]})
+]
 
 _DIGITS_MAX = 40
 """No amount is this long, and the number has not been longer: the JSON reader refuses it."""

@@ -8,7 +8,8 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from broker.api.amounts import read_dollars
+from broker import answers
+from broker.api.amounts import DollarsOrNull, read_dollars
 from broker.auth import Authenticator
 from broker.config import Config
 from broker.controls import ALL, Controls, customer_scope, type_scope
@@ -21,7 +22,7 @@ from broker.db import DatabaseUnavailable
 from broker.fan_out import Cancelled, FanOut
 from broker.http import ApiError, convert, json_response, parse_json, read_body
 from broker.ledger import TradeDirectory
-from broker.reading import Json
+from broker.openapi import operation
 from broker.shards import Shards
 
 _SCOPE = re.compile(r"(?:(all)|customer:([0-9]{1,18})|(halt|restrict):([A-Z][A-Z0-9.]{0,11}))", re.ASCII)
@@ -29,7 +30,6 @@ _LIMIT_SCOPE = re.compile(r"(?:type:(cash|margin)|customer:([0-9]{1,18}))", re.A
 _CANCEL_WAIT_S = 10.0
 _LIMIT_MAX = 10**9
 
-Price = Any  # text, or a number that the JSON reader kept exact: `_price` reads it
 _COUNT = f"a whole number from 0 to {_LIMIT_MAX}, or null for the default"
 Count = Annotated[
     Annotated[int, msgspec.Meta(ge=0, le=_LIMIT_MAX)] | UnsetType | None, msgspec.Meta(description=_COUNT)
@@ -59,7 +59,7 @@ class LimitsRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of PUT /admin/v1/limits/{scope}: what is left out stays, null goes back to the default."""
 
     order_quantity_max: Count = UNSET
-    order_value_max: Price = UNSET
+    order_value_max: DollarsOrNull = UNSET
     position_max: Count = UNSET
     price_away_bps: Count = UNSET
     orders_per_second: Count = UNSET
@@ -82,9 +82,9 @@ class CorporateActionRequest(msgspec.Struct, forbid_unknown_fields=True):
     symbol: Ticker
     numerator: Ratio = None
     denominator: Ratio = None
-    price: Price = None
+    price: DollarsOrNull = None
     new_symbol: Annotated[Ticker | None, msgspec.Meta(description=_TICKER)] = None
-    amount_per_share: Price = None
+    amount_per_share: DollarsOrNull = None
 
 
 _NEEDED = {
@@ -137,12 +137,15 @@ class ControlsApi:
 
     # -------------------------------------------------------------- switches
 
+    @operation("Every switch that is on", answer=answers.Controls)
     async def list(self, request: web.Request) -> web.Response:
         """Every switch that is on."""
         self._operator(request)
         on = sorted(self._controls.switches().items())
-        return json_response({"controls": [{"scope": scope, "reason": reason} for scope, reason in on]})
+        controls: answers.Controls = {"controls": [{"scope": scope, "reason": reason} for scope, reason in on]}
+        return json_response(controls)
 
+    @operation("Turn a switch on", body=ControlRequest, answer=answers.EngagedControl, errors=(404,))
     async def engage(self, request: web.Request) -> web.Response:
         """Turn a switch on, from the next decision on; then, if wanted, cancel what is open there."""
         wanted = convert(await self._body(request), ControlRequest)
@@ -157,10 +160,10 @@ class ControlsApi:
         except DatabaseUnavailable as error:
             self._controls.hold(scope, reason)  # also where only the look for the customer failed
             raise _not_stored(scope) from error
-        answer: Json = {"scope": scope, "engaged": True, "reason": reason}
+        answer: answers.EngagedControl = {"scope": scope, "engaged": True, "reason": reason}
         if wanted.cancel_open:
             try:
-                answer |= _cancelled(await self._cancel(customer_id, symbol, reason))
+                _tell(answer, await self._cancel(customer_id, symbol, reason))
             except DatabaseUnavailable as error:
                 sentence = f"{scope} is on and stored, but which orders are open could not be read. Send this again."
                 raise ApiError(503, "database_unavailable", sentence, {"Retry-After": "1"}) from error
@@ -174,12 +177,13 @@ class ControlsApi:
         elif symbol is not None:
             customers = [*await self._fan_out.customers_with_open_trades([symbol])]
         else:
-            customers = await self._directory.customers_with_open_trades()
+            customers = [*await self._directory.customers_with_open_trades()]
         why = f"Cancelled by an operator: {reason}."
         cancelled = await self._fan_out.cancel(customers, symbol, why, _CANCEL_WAIT_S)
         cancelled.complete = settled and not cancelled.not_reached
         return cancelled
 
+    @operation("Turn a switch off", answer=answers.ReleasedControl, errors=(400,))
     async def release(self, request: web.Request) -> web.Response:
         """Turn a switch off."""
         self._operator(request)
@@ -189,16 +193,19 @@ class ControlsApi:
         except DatabaseUnavailable as error:
             sentence = f"The database does not answer, so {scope} stays on. Send this again."
             raise ApiError(503, "database_unavailable", sentence, {"Retry-After": "1"}) from error
-        return json_response({"scope": scope, "engaged": False, "was_engaged": was_on})
+        released: answers.ReleasedControl = {"scope": scope, "engaged": False, "was_engaged": was_on}
+        return json_response(released)
 
     # -------------------------------------------------------------- limits
 
+    @operation("The limits in a scope", answer=answers.Limits, errors=(400, 404))
     async def get_limits(self, request: web.Request) -> web.Response:
         """The limits that hold in a scope, and which of them are its own."""
         self._operator(request)
         scope, account_type, customer_id = await self._limit_scope(request)
         return json_response(self._limits(scope, account_type, customer_id))
 
+    @operation("Set some limits of a scope", body=LimitsRequest, answer=answers.Limits, errors=(404,))
     async def set_limits(self, request: web.Request) -> web.Response:
         """Set some limits of a scope, for the next decision."""
         wanted = _limits(convert(await self._body(request), LimitsRequest))
@@ -221,16 +228,31 @@ class ControlsApi:
             raise _no_such_customer() from error
         return customer_scope(customer_id), AccountType(row["account_type"]), customer_id
 
-    def _limits(self, scope: str, account_type: AccountType, customer_id: CustomerId | None) -> Json:
+    def _limits(self, scope: str, account_type: AccountType, customer_id: CustomerId | None) -> answers.Limits:
         limits = self._controls.limits_in(type_scope(account_type))
         own = self._controls.own_limits(scope)
         if customer_id is not None:
             limits |= own
-        shown: Json = {**limits, "order_value_max": format_money(Money(limits["order_value_max"]))}
+        shown: answers.LimitFigures = {
+            "order_quantity_max": limits["order_quantity_max"],
+            "order_value_max": format_money(Money(limits["order_value_max"])),
+            "position_max": limits["position_max"],
+            "price_away_bps": limits["price_away_bps"],
+            "orders_per_second": limits["orders_per_second"],
+            "duplicate_window_ms": limits["duplicate_window_ms"],
+        }
         return {"scope": scope, "limits": shown, "own": sorted(own)}
 
     # -------------------------------------------------------------- corporate actions
 
+    @operation(
+        "Carry out a split, a symbol change or a dividend",
+        body=CorporateActionRequest,
+        answer=answers.CorporateActionDone,
+        others={201: answers.CorporateActionDone},
+        errors=(409,),
+        example={"event_id": "MSFT-2026-4", "type": "cash_dividend", "symbol": "MSFT", "amount_per_share": "0.83"},
+    )
     async def carry_out(self, request: web.Request) -> web.Response:
         """201 when it is carried out, 200 where it had been before, 409 while it cannot be finished."""
         action = _action(convert(await self._body(request), CorporateActionRequest))
@@ -278,16 +300,13 @@ def _not_stored(scope: str) -> ApiError:
     return ApiError(503, "database_unavailable", sentence, {"Retry-After": "1"})
 
 
-def _cancelled(cancelled: Cancelled) -> Json:
+def _tell(answer: answers.EngagedControl, cancelled: Cancelled) -> None:
     """How many orders are being cancelled, and plainly if that is not all."""
-    answer: Json = {
-        "cancelling": cancelled.orders,
-        "customers": cancelled.customers,
-        "not_reached": cancelled.not_reached,
-    }
+    answer["cancelling"] = cancelled.orders
+    answer["customers"] = cancelled.customers
+    answer["not_reached"] = cancelled.not_reached
     if not cancelled.complete:
         answer["note"] = "Not every customer's orders could be reached. Send the same request again."
-    return answer
 
 
 # ------------------------------------------------------------------ limits
@@ -333,12 +352,12 @@ def _action(wanted: CorporateActionRequest) -> CorporateAction:
     )
 
 
-def _done(done: Done) -> Json:
+def _done(done: Done) -> answers.CorporateActionDone:
     action = done.action
-    answer: Json = {"event_id": action.event_id, "type": action.kind, "symbol": action.symbol}
-    if action.price:
-        answer["price"] = format_money(action.price)
-    return answer | {
+    answer: answers.CorporateActionDone = {
+        "event_id": action.event_id,
+        "type": action.kind,
+        "symbol": action.symbol,
         "repeated": done.repeated,
         "cancelled_orders": done.cancelled_orders,
         "holders": done.holders,
@@ -346,6 +365,9 @@ def _done(done: Done) -> Json:
         "already_booked": done.already_booked,
         "cash_paid": format_money(done.cash_paid),
     }
+    if action.price:
+        answer["price"] = format_money(action.price)
+    return answer
 
 
 def _not_finished(action: CorporateAction, error: NotFinished) -> ApiError:

@@ -2,14 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Protocol
+from typing import Annotated, Protocol, TypedDict
 
 import msgspec
 from aiohttp import web
 
-from broker.api.query import bad_query, only_known, read_number
+from broker import answers
+from broker.api.query import Count, Ticker, bad_query, only_known, read_number
 from broker.auth import Authenticator
 from broker.config import Config
 from broker.core import hours
@@ -18,6 +19,8 @@ from broker.core.day_trades import trade_date
 from broker.core.money import format_money
 from broker.core.types import SYMBOL_PATTERN, Symbol
 from broker.http import ApiError, json_response
+from broker.market.board import QuoteView
+from broker.openapi import operation, parameters_of
 
 _SYMBOL = re.compile(SYMBOL_PATTERN, re.ASCII)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -30,6 +33,73 @@ _CALENDAR_FIRST, _CALENDAR_LAST = date(1970, 1, 1), date(2099, 12, 31)
 _SEARCH_MAX = 100
 _AT_ONCE = 1_000
 """Bars that are put into words before others get their turn on the loop: about 4 ms."""
+
+
+Day = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})]
+MomentOrDay = Annotated[
+    str,
+    msgspec.Meta(
+        description="a time with its zone, or a date, which begins at midnight in New York",
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
+    ),
+]
+
+
+class QuotesQuery(msgspec.Struct):
+    """The query of GET /api/v1/quotes."""
+
+    symbols: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Z][A-Z0-9.]{0,11}(,[A-Z][A-Z0-9.]{0,11})*$", description="tickers with commas: AAPL,MSFT"
+        ),
+    ]
+
+
+class BarsQuery(msgspec.Struct):
+    """The query of GET /api/v1/bars/{symbol}."""
+
+    timeframe: Annotated[
+        str,
+        msgspec.Meta(
+            pattern="^([1-9]|[1-5][0-9])Min$|^([1-9]|1[0-9]|2[0-3])Hour$|^1Day$",
+            description="1Min to 59Min, 1Hour to 23Hour, or 1Day",
+        ),
+    ] = "1Min"
+    start: MomentOrDay | None = None
+    end: MomentOrDay | None = None
+    limit: Count | None = None
+
+
+class SymbolsQuery(msgspec.Struct):
+    """The query of GET /api/v1/symbols."""
+
+    search: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                min_length=1,
+                max_length=_SEARCH_MAX,
+                pattern=r"\S",
+                description="the beginning of a symbol or a part of a name",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class CalendarQuery(msgspec.Struct):
+    """The query of GET /api/v1/calendar."""
+
+    start: Day | None = None
+    end: Day | None = None
+
+
+class Quotes(TypedDict):
+    """The quotes of several symbols, and those that no exchange lists."""
+
+    quotes: list[QuoteView]
+    unknown: list[Ticker]
 
 
 class Listed(Protocol):
@@ -50,7 +120,7 @@ class Board(Protocol):
     def is_heard(self) -> bool: ...
     def lists(self, symbol: Symbol) -> bool | None: ...
     def listed(self) -> Sequence[Listed]: ...
-    def view(self, symbol: Symbol) -> object | None: ...
+    def view(self, symbol: Symbol) -> QuoteView | None: ...
 
 
 class PastBars(Protocol):
@@ -99,7 +169,7 @@ class MarketApi:
             web.get("/api/v1/calendar", self.calendar, allow_head=False),
         ]
 
-    async def _query(self, request: web.Request, *names: str) -> Mapping[str, str]:
+    async def _query(self, request: web.Request, names: Collection[str] = ()) -> Mapping[str, str]:
         """The parameters of somebody who may ask: any customer, a suspended one too."""
         await self._authenticator.customer(request.headers.get("Authorization"))
         only_known(request.query, names)
@@ -107,6 +177,7 @@ class MarketApi:
 
     # -------------------------------------------------------------- quotes
 
+    @operation("The quote of one symbol", answer=QuoteView, errors=(400, 404))
     async def quote(self, request: web.Request) -> web.Response:
         """The quote of one symbol."""
         await self._query(request)
@@ -116,24 +187,27 @@ class MarketApi:
             raise self._not_listed(symbol)
         return _encoded(view)
 
+    @operation("The quotes of several symbols", answer=Quotes, query=QuotesQuery)
     async def quotes(self, request: web.Request) -> web.Response:
         """The quotes of several."""
-        query = await self._query(request, "symbols")
+        query = await self._query(request, parameters_of(QuotesQuery))
         symbols = _symbols(query.get("symbols"), self._config.stream_symbols_max)
         if not self._board.is_heard:
             raise _no_quotes_yet()
         views = {symbol: self._board.view(symbol) for symbol in symbols}
         known = [view for view in views.values() if view is not None]
-        return _encoded({"quotes": known, "unknown": [symbol for symbol, view in views.items() if view is None]})
+        quotes: Quotes = {"quotes": known, "unknown": [symbol for symbol, view in views.items() if view is None]}
+        return _encoded(quotes)
 
     def _not_listed(self, symbol: Symbol) -> ApiError:
         return _no_quotes_yet() if self._board.lists(symbol) is None else _unknown(symbol)
 
     # -------------------------------------------------------------- bars
 
+    @operation("The bars of a symbol, oldest first", answer=answers.PastBars, query=BarsQuery, errors=(404,))
     async def bars(self, request: web.Request) -> web.Response:
         """What was traded of one symbol, in bars."""
-        query = await self._query(request, "timeframe", "start", "end", "limit")
+        query = await self._query(request, parameters_of(BarsQuery))
         symbol, timeframe, now = _named(request), _timeframe(query.get("timeframe")), self._now()
         start = _moment("start", query.get("start"), day_of(now))
         end = _moment("end", query.get("end"), now)
@@ -148,13 +222,15 @@ class MarketApi:
             raise self._not_listed(symbol)
         more = found[limit].starts_at if len(found) > limit else None
         words = await _in_words(found[:limit])
-        return json_response({"symbol": symbol, "timeframe": timeframe.text, "bars": words, "next_start": more})
+        page: answers.PastBars = {"symbol": symbol, "timeframe": timeframe.text, "bars": words, "next_start": more}
+        return json_response(page)
 
     # -------------------------------------------------------------- what and when
 
+    @operation("What can be traded", answer=answers.ListedSymbols, query=SymbolsQuery)
     async def symbols(self, request: web.Request) -> web.Response:
         """What can be traded."""
-        query = await self._query(request, "search")
+        query = await self._query(request, parameters_of(SymbolsQuery))
         wanted = query.get("search", "").strip().casefold()
         if len(wanted) > _SEARCH_MAX or ("search" in query and not wanted):
             raise bad_query(
@@ -163,9 +239,10 @@ class MarketApi:
         listed = self._board.listed()
         if not listed:
             raise _no_quotes_yet()
-        return json_response({"symbols": [self._symbol(each) for each in listed if _matches(each, wanted)]})
+        found: answers.ListedSymbols = {"symbols": [self._symbol(each) for each in listed if _matches(each, wanted)]}
+        return json_response(found)
 
-    def _symbol(self, listed: Listed) -> dict[str, str | None]:
+    def _symbol(self, listed: Listed) -> answers.ListedSymbol:
         return {
             "symbol": listed.symbol,
             "name": listed.name,
@@ -174,18 +251,21 @@ class MarketApi:
             "restricted": self._switches.restricted(listed.symbol),
         }
 
+    @operation("Whether the market is open", answer=answers.Clock, errors=(400,))
     async def clock(self, request: web.Request) -> web.Response:
         """Whether the market is open, and when that changes."""
         await self._query(request)
         now = self._now()
-        if self._config.hours == "always":
-            return json_response({"timestamp": now, "is_open": True, "next_open": None, "next_close": None})
-        times = {"next_open": hours.next_open(now), "next_close": hours.session_end(now)}
-        return json_response({"timestamp": now, "is_open": hours.is_open(now), **times})
+        clock: answers.Clock = {"timestamp": now, "is_open": True, "next_open": None, "next_close": None}
+        if self._config.hours != "always":
+            clock["is_open"] = hours.is_open(now)
+            clock["next_open"], clock["next_close"] = hours.next_open(now), hours.session_end(now)
+        return json_response(clock)
 
+    @operation("Trading days", answer=answers.Calendar, query=CalendarQuery)
     async def calendar(self, request: web.Request) -> web.Response:
         """The trading days."""
-        query = await self._query(request, "start", "end")
+        query = await self._query(request, parameters_of(CalendarQuery))
         start = _day("start", query.get("start"), trade_date(self._now()))
         end = _day("end", query.get("end"), min(start + (_CALENDAR_DAYS - 1) * _ONE_DAY, _CALENDAR_LAST))
         if start > end:
@@ -194,7 +274,8 @@ class MarketApi:
             raise bad_query(f"The calendar has at most {_CALENDAR_DAYS_MAX} days at a time")
         days = (start + number * _ONE_DAY for number in range((end - start).days + 1))
         describe = _whole_day if self._config.hours == "always" else _session
-        return json_response({"calendar": [line for day in days if (line := describe(day)) is not None]})
+        calendar: answers.Calendar = {"calendar": [line for day in days if (line := describe(day)) is not None]}
+        return json_response(calendar)
 
 
 # ------------------------------------------------------------------ parameters
@@ -266,15 +347,15 @@ def _encoded(body: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
 
-async def _in_words(bars: Sequence[Bar]) -> list[dict[str, Any]]:
-    words: list[dict[str, Any]] = []
+async def _in_words(bars: Sequence[Bar]) -> list[answers.PastBar]:
+    words: list[answers.PastBar] = []
     for begin in range(0, len(bars), _AT_ONCE):
         words += _words(bars[begin : begin + _AT_ONCE])
         await asyncio.sleep(0)
     return words
 
 
-def _words(bars: Iterable[Bar]) -> list[dict[str, Any]]:
+def _words(bars: Iterable[Bar]) -> list[answers.PastBar]:
     return [
         {
             "starts_at": bar.starts_at,
@@ -294,7 +375,7 @@ def _matches(listed: Listed, wanted: str) -> bool:
     return listed.symbol.casefold().startswith(wanted) or wanted in (listed.name or "").casefold()
 
 
-def _session(day: date) -> dict[str, Any] | None:
+def _session(day: date) -> answers.TradingDay | None:
     """The day's regular hours; None where there are none."""
     found = hours.session(day)
     if found is None:
@@ -303,6 +384,6 @@ def _session(day: date) -> dict[str, Any] | None:
     return {"date": day, "opens_at": found.opens_at, "closes_at": found.closes_at, "early_close": early}
 
 
-def _whole_day(day: date) -> dict[str, Any]:
+def _whole_day(day: date) -> answers.TradingDay:
     opens_at = datetime.combine(day, time(), hours.NEW_YORK).astimezone(UTC)
     return {"date": day, "opens_at": opens_at, "closes_at": hours.midnight(opens_at), "early_close": False}

@@ -4,9 +4,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from broker.answers import Health, Readiness
 from broker.db import Database, DatabaseUnavailable
 from broker.http import json_response
 from broker.metrics import Metrics
+from broker.openapi import operation
 
 
 class OperationsApi:
@@ -25,16 +27,23 @@ class OperationsApi:
             web.get("/metrics", self.metrics),
         ]
 
+    @operation("The process is alive", answer=Health)
     async def healthz(self, _: web.Request) -> web.Response:
         """The process is alive."""
-        return json_response({"status": "ok"})
+        health: Health = {"status": "ok"}
+        return json_response(health)
 
+    @operation("The database and the exchange answer", answer=Readiness, others={503: Readiness})
     async def readyz(self, _: web.Request) -> web.Response:
         """The database and the exchange answer; 503 with which one does not."""
-        checks = {"database": await self._database_answers(), "exchange": await self._exchange_answers()}
-        ready = all(checks.values())
-        answers = {name: "ok" if answers else "does not answer" for name, answers in checks.items()}
-        return json_response({"status": "ready" if ready else "not ready", **answers}, 200 if ready else 503)
+        database, exchange = await self._database_answers(), await self._exchange_answers()
+        ready = database and exchange
+        readiness: Readiness = {
+            "status": "ready" if ready else "not ready",
+            "database": "ok" if database else "does not answer",
+            "exchange": "ok" if exchange else "does not answer",
+        }
+        return json_response(readiness, 200 if ready else 503)
 
     async def _database_answers(self) -> bool:
         try:

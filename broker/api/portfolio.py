@@ -4,26 +4,67 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from uuid import UUID
 
+import msgspec
 from aiohttp import web
 
-from broker.api.query import bad_query, only_known, read_number, read_symbol, read_time
+from broker import answers
+from broker.api.query import (
+    Count,
+    Moment,
+    Ticker,
+    bad_query,
+    only_known,
+    read_number,
+    read_symbol,
+    read_time,
+    words_of,
+)
 from broker.auth import Authenticator
 from broker.config import Config
 from broker.core.activities import ActivityType
 from broker.core.history import Period, Timeframe, default_timeframe, timeframes
 from broker.core.types import SYMBOL_PATTERN, CustomerId
 from broker.http import ApiError, json_response
+from broker.openapi import operation, parameters_of
 from broker.portfolio import ActivityFilter, ExecutionFilter, Portfolio
 
 Word = TypeVar("Word", bound=StrEnum)
 
-_EXECUTION_FILTERS = {"symbol", "order_id", "from", "to", "limit", "cursor"}
-_ACTIVITY_FILTERS = {"type", "from", "to", "limit", "cursor"}
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-_ACTIVITY_ID = re.compile(rf"({_UUID.pattern})(?:\.([1-9][0-9]?))?", re.ASCII)
+_ACTIVITY_ID = re.compile(rf"({_UUID.pattern})(?:\.([1-9][0-9]{{0,3}}))?", re.ASCII)
+
+
+class ExecutionsQuery(msgspec.Struct):
+    """The query of GET /api/v1/executions."""
+
+    symbol: Ticker | None = None
+    order_id: UUID | None = None
+    since: Moment | None = msgspec.field(name="from", default=None)
+    until: Moment | None = msgspec.field(name="to", default=None)
+    limit: Count | None = None
+    cursor: UUID | None = None
+
+
+class ActivitiesQuery(msgspec.Struct):
+    """The query of GET /api/v1/activities."""
+
+    types: Annotated[str, msgspec.Meta(pattern=words_of(ActivityType))] | None = msgspec.field(
+        name="type", default=None
+    )
+    since: Moment | None = msgspec.field(name="from", default=None)
+    until: Moment | None = msgspec.field(name="to", default=None)
+    limit: Count | None = None
+    cursor: Annotated[str, msgspec.Meta(pattern=f"^{_ACTIVITY_ID.pattern}$")] | None = None
+
+
+class HistoryQuery(msgspec.Struct):
+    """The query of GET /api/v1/portfolio/history."""
+
+    period: Period = Period.MONTH
+    timeframe: Timeframe | None = None
 
 
 class PortfolioApi:
@@ -48,14 +89,17 @@ class PortfolioApi:
     async def _customer(self, request: web.Request) -> CustomerId:
         return (await self._authenticator.customer(request.headers.get("Authorization"))).customer_id
 
+    @operation("The account in figures", answer=answers.AccountFigures)
     async def account(self, request: web.Request) -> web.Response:
         """Cash, equity, margin and gains."""
         return json_response(await self._portfolio.account(await self._customer(request)))
 
+    @operation("All positions", answer=answers.Positions)
     async def positions(self, request: web.Request) -> web.Response:
         """The customer's shares, and what they are worth."""
         return json_response(await self._portfolio.positions(await self._customer(request)))
 
+    @operation("The position in one symbol", answer=answers.Position, errors=(404,))
     async def position(self, request: web.Request) -> web.Response:
         """The customer's shares of one symbol."""
         customer_id = await self._customer(request)
@@ -66,13 +110,14 @@ class PortfolioApi:
             raise ApiError(404, "no_such_position", "You have no shares of this symbol.")
         return json_response(found)
 
+    @operation("Executions, newest first", answer=answers.Executions, query=ExecutionsQuery)
     async def executions(self, request: web.Request) -> web.Response:
         """A page of executions, newest first."""
         customer_id = await self._customer(request)
         return json_response(await self._portfolio.executions(customer_id, self._executions(request.query)))
 
     def _executions(self, query: Mapping[str, str]) -> ExecutionFilter:
-        only_known(query, _EXECUTION_FILTERS)
+        only_known(query, parameters_of(ExecutionsQuery))
         wanted = ExecutionFilter(
             symbol=read_symbol(query.get("symbol")),
             order_id=_id("order_id", query.get("order_id")),
@@ -83,13 +128,14 @@ class PortfolioApi:
         before = _id("cursor", query.get("cursor"))
         return wanted if before is None else replace(wanted, before=before)
 
+    @operation("What moved cash or shares, newest first", answer=answers.Activities, query=ActivitiesQuery)
     async def activities(self, request: web.Request) -> web.Response:
         """A page of what moved cash or shares, newest first."""
         customer_id = await self._customer(request)
         return json_response(await self._portfolio.activities(customer_id, self._activities(request.query)))
 
     def _activities(self, query: Mapping[str, str]) -> ActivityFilter:
-        only_known(query, _ACTIVITY_FILTERS)
+        only_known(query, parameters_of(ActivitiesQuery))
         wanted = ActivityFilter(
             types=_types(query.get("type")),
             since=read_time("from", query.get("from")),
@@ -104,10 +150,11 @@ class PortfolioApi:
             raise bad_query("cursor takes the next_cursor of the page before")
         return replace(wanted, before=(UUID(match[1]), int(match[3] or 1)))
 
+    @operation("What the account was worth over time", answer=answers.History, query=HistoryQuery)
     async def history(self, request: web.Request) -> web.Response:
         """What the account was worth."""
         customer_id = await self._customer(request)
-        only_known(request.query, {"period", "timeframe"})
+        only_known(request.query, parameters_of(HistoryQuery))
         period = _word("period", request.query.get("period"), Period, Period.MONTH)
         timeframe = _word("timeframe", request.query.get("timeframe"), Timeframe, default_timeframe(period))
         if timeframe not in timeframes(period):

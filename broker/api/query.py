@@ -1,8 +1,11 @@
 """Query parameters of the reading routes, read strictly: what is not understood is a 400, not a guess."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Annotated
+
+from msgspec import Meta
 
 from broker.core.types import SYMBOL_PATTERN, Symbol
 from broker.http import ApiError
@@ -10,7 +13,20 @@ from broker.http import ApiError
 NEWEST_SEQ = 2**62
 """A cursor before the first page."""
 
+Ticker = Annotated[str, Meta(pattern=SYMBOL_PATTERN)]
+Moment = Annotated[
+    str, Meta(description="a time; in UTC where it has no zone", extra_json_schema={"format": "date-time"})
+]
+Count = Annotated[int, Meta(ge=1, description="how many at most")]
+SeqCursor = Annotated[str, Meta(pattern="^[1-9][0-9]{0,17}$", description="the cursor that the page before ended with")]
+
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+def words_of(words: Iterable[str]) -> str:
+    """The pattern of one or more of these words, with commas."""
+    one = "|".join(re.escape(word) for word in words)
+    return f"^({one})(,({one}))*$"
 
 
 def bad_query(sentence: str) -> ApiError:

@@ -10,7 +10,20 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from broker.api.query import NEWEST_SEQ, bad_query, only_known, read_number, read_symbol, read_time
+from broker import answers
+from broker.api.query import (
+    NEWEST_SEQ,
+    Count,
+    Moment,
+    SeqCursor,
+    Ticker,
+    bad_query,
+    only_known,
+    read_number,
+    read_symbol,
+    read_time,
+    words_of,
+)
 from broker.auth import Authenticator, Caller
 from broker.batch import Placed
 from broker.config import Config
@@ -19,6 +32,7 @@ from broker.core.trading import PLACED_REASON
 from broker.core.types import QUANTITY_MAX, SYMBOL_PATTERN, Side, Status, Symbol, Trade, TradeId
 from broker.http import REQUEST_ID, ApiError, convert, json_response, parse_json, read_body
 from broker.metrics import Metrics
+from broker.openapi import operation, parameters_of
 from broker.reading import Reading, TradeFilter
 from broker.shards import Shards
 
@@ -42,8 +56,21 @@ class PlaceTradeRequest(msgspec.Struct, forbid_unknown_fields=True):
     ] = None
 
 
+class TradesQuery(msgspec.Struct):
+    """The query of GET /api/v1/trades."""
+
+    status: Annotated[str, msgspec.Meta(pattern=words_of(Status), description="one or more, with commas")] | None = None
+    symbol: Ticker | None = None
+    since: Moment | None = msgspec.field(name="from", default=None)
+    until: Moment | None = msgspec.field(name="to", default=None)
+    limit: Count | None = None
+    cursor: SeqCursor | None = None
+
+
 _KEY = re.compile(r"[!-~]{1,200}", re.ASCII)
-_FILTERS = {"status", "symbol", "from", "to", "limit", "cursor"}
+IdempotencyKey = Annotated[
+    str, msgspec.Meta(pattern=f"^{_KEY.pattern}$", description="the same key places one trade, however often it comes")
+]
 
 
 class TradesApi:
@@ -78,6 +105,15 @@ class TradesApi:
     async def _caller(self, request: web.Request) -> Caller:
         return await self._authenticator.customer(request.headers.get("Authorization"))
 
+    @operation(
+        "Place a trade at the market",
+        body=PlaceTradeRequest,
+        answer=answers.PlacedTrade,
+        status=201,
+        errors=(403, 422),
+        headers={"Idempotency-Key": IdempotencyKey},
+        example={"stockTicker": "AAPL", "type": "BUY", "quantity": 10},
+    )
     async def place(self, request: web.Request) -> web.Response:
         """PlaceTrade: 201 once the trade is durable."""
         began = perf_counter()
@@ -106,6 +142,7 @@ class TradesApi:
             log.debug("trade.placed", trade_id=str(placed.trade.trade_id), request_id=request[REQUEST_ID])
         return _placed_response(placed)
 
+    @operation("One trade with its executions", answer=answers.TradeWithExecutions, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """GetTrade, with its executions; 404 for a trade of somebody else's, as for one that never was."""
         caller = await self._caller(request)
@@ -118,18 +155,20 @@ class TradesApi:
             raise ApiError(404, "no_such_trade", "You have no trade with this id.")
         return json_response(trade)
 
+    @operation("Trades, newest first", answer=answers.Trades, query=TradesQuery)
     async def list(self, request: web.Request) -> web.Response:
         """A page of trades, newest first."""
         caller = await self._caller(request)
         return json_response(await self._reading.trades(caller.customer_id, self._filter(request.query)))
 
+    @operation("The customer's cash", answer=answers.Balance)
     async def balance(self, request: web.Request) -> web.Response:
         """The customer's cash."""
         caller = await self._caller(request)
         return json_response(await self._reading.balance(caller.customer_id))
 
     def _filter(self, query: Mapping[str, str]) -> TradeFilter:
-        only_known(query, _FILTERS)
+        only_known(query, parameters_of(TradesQuery))
         return TradeFilter(
             statuses=_statuses(query.get("status")),
             symbol=read_symbol(query.get("symbol")),
@@ -155,7 +194,7 @@ def _same(trade: Trade, command: PlaceTrade) -> bool:
 def _placed_response(placed: Placed) -> web.Response:
     """The answer as it was at the moment of placing, whatever has become of the trade since."""
     trade = placed.trade
-    body = {
+    body: answers.PlacedTrade = {
         "tradeId": trade.trade_id,
         "stockTicker": trade.symbol,
         "type": trade.side,

@@ -3,13 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 import msgspec
 from aiohttp import web
 
+from broker import answers
 from broker.addresses import URL_MAX, check_url
 from broker.auth import Authenticator, Caller
 from broker.config import Config
@@ -17,7 +18,8 @@ from broker.core.signing import encode_secret
 from broker.core.types import CustomerId
 from broker.db import Database, RefusedByDatabase
 from broker.http import ApiError, convert, json_response, parse_json, read_body
-from broker.reading import Json, Row
+from broker.openapi import operation
+from broker.reading import Row
 
 _SEQUENCE_MAX = 2**62
 
@@ -74,6 +76,14 @@ class WebhooksApi:
             web.post(f"{one}/enable", self.enable),
         ]
 
+    @operation(
+        "Add a webhook",
+        body=WebhookRequest,
+        answer=answers.NewWebhook,
+        status=201,
+        errors=(403, 409),
+        example={"url": "https://hooks.example/orders"},
+    )
     async def add(self, request: web.Request) -> web.Response:
         """A new webhook, and the only time that its secret is shown."""
         customer_id = (await self._writer(request)).customer_id
@@ -95,7 +105,8 @@ class WebhooksApi:
                 await self._check_room(customer_id, url)  # another process was faster
                 raise
         self._wake()
-        return json_response({**_webhook(rows[0]), "secret": encode_secret(key)}, 201)
+        made: answers.NewWebhook = {**_webhook(rows[0]), "secret": encode_secret(key)}
+        return json_response(made, 201)
 
     def _url(self, text: str) -> str:
         try:
@@ -113,16 +124,20 @@ class WebhooksApi:
         if len(rows) >= most:
             raise ApiError(409, "too_many_webhooks", f"You have {len(rows)} webhooks, and may have {most}. Delete one.")
 
+    @operation("All webhooks, oldest first", answer=answers.Webhooks)
     async def list(self, request: web.Request) -> web.Response:
         """All webhooks of the customer, oldest first."""
         customer_id = (await self._caller(request)).customer_id
         rows = await self._database.fetch("webhooks_of_customer", customer_id)
-        return json_response({"webhooks": [_webhook(row) for row in rows]})
+        webhooks: answers.Webhooks = {"webhooks": [_webhook(row) for row in rows]}
+        return json_response(webhooks)
 
+    @operation("One webhook", answer=answers.Webhook, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """One webhook."""
         return json_response(await self._found((await self._caller(request)).customer_id, _id(request)))
 
+    @operation("Delete a webhook", status=204, errors=(404,))
     async def delete(self, request: web.Request) -> web.Response:
         """Send nothing there any more."""
         customer_id = (await self._caller(request)).customer_id
@@ -130,6 +145,7 @@ class WebhooksApi:
             raise _no_such_webhook()
         return web.Response(status=204)
 
+    @operation("Try a webhook again at once", answer=answers.Webhook, errors=(403, 404))
     async def enable(self, request: web.Request) -> web.Response:
         """Try again at once, from where it stood."""
         customer_id, webhook_id = (await self._writer(request)).customer_id, _id(request)
@@ -148,7 +164,7 @@ class WebhooksApi:
             raise ApiError(403, "customer_suspended", "This customer is suspended and can change no webhooks.")
         return caller
 
-    async def _found(self, customer_id: CustomerId, webhook_id: UUID) -> Json:
+    async def _found(self, customer_id: CustomerId, webhook_id: UUID) -> answers.Webhook:
         rows = await self._database.fetch("webhook", customer_id, webhook_id)
         if not rows:
             raise _no_such_webhook()
@@ -166,13 +182,13 @@ def _id(request: web.Request) -> UUID:
         raise _no_such_webhook() from error
 
 
-def _status(row: Row) -> str:
+def _status(row: Row) -> Literal["active", "failing", "disabled"]:
     if row["disabled_at"] is not None:
         return "disabled"
     return "failing" if row["failures"] else "active"
 
 
-def _webhook(row: Row) -> Json:
+def _webhook(row: Row) -> answers.Webhook:
     status = _status(row)
     return {
         "webhook_id": row["webhook_id"],
