@@ -221,6 +221,9 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
+_LINE_MAX = 32 * 1024
+"""Bytes of a request's first line, and of a header: 1,000 symbols in a query, with each comma as %2C, have 15,000."""
+
 _protocol_log = logging.getLogger("broker.protocol")
 _protocol_log.addFilter(_is_news)
 
@@ -249,7 +252,12 @@ def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRou
         middlewares=[edge],
         client_max_size=max(config.body_max, config.webhook_body_max),
         # A small compressed body can stand for a gigabyte: whoever unpacks it holds everybody else up.
-        handler_args={"auto_decompress": False, "logger": _protocol_log},
+        handler_args={
+            "auto_decompress": False,
+            "logger": _protocol_log,
+            "max_line_size": _LINE_MAX,
+            "max_field_size": _LINE_MAX,
+        },
     )
     app.add_routes(routes)
     return app

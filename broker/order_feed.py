@@ -22,7 +22,7 @@ from broker.updates import Updates
 log = structlog.get_logger()
 
 _READS_AT_ONCE = 4
-"""However many have to catch up, other readers find a connection."""
+"""However many have to catch up, other readers find a connection. One of them is for those who are far behind."""
 _PAUSE_S = 0.5
 """While the database is away."""
 
@@ -37,6 +37,14 @@ class BooksSetBack(Exception):
         super().__init__("The books were set back; ask for your orders, and connect again.")
 
 
+class Turns:
+    """Who may read the database now: nobody waits for those who are more than a page behind but others of them."""
+
+    def __init__(self, reads_at_once: int) -> None:
+        self.near = asyncio.Semaphore(reads_at_once - 1)
+        self.far_behind = asyncio.Semaphore(1)
+
+
 class Reader:
     """One client's place among its customer's updates: what follows comes in order, none twice, none left out."""
 
@@ -45,14 +53,14 @@ class Reader:
         customer_id: CustomerId,
         order_updates: OrderUpdates,
         encode: Callable[[TradeEvent], bytes | None],
-        turn: asyncio.Semaphore,
+        turns: Turns,
         config: Config,
     ) -> None:
         self.customer_id = customer_id
         self.position = 0
         self._order_updates = order_updates
         self._encode = encode
-        self._turn = turn
+        self._turns = turns
         self._queue_max = config.order_stream_queue_max
         self._page = config.order_stream_page
         self._queue: deque[Numbered] = deque()  # a run without gaps
@@ -133,7 +141,7 @@ class Reader:
     async def _read(self) -> Sequence[Numbered]:
         self._queues = True  # from here on; what comes meanwhile follows this page, or the next one
         try:
-            async with self._turn:
+            async with self._turns.far_behind if self.newest - self.position > self._page else self._turns.near:
                 return await self._order_updates.read(self.customer_id, self.position, self._page)
         except DatabaseUnavailable:
             return ()
@@ -142,18 +150,26 @@ class Reader:
 class OrderFeed:
     """All readers of this process."""
 
-    def __init__(self, order_updates: OrderUpdates, updates: Updates, config: Config) -> None:
+    def __init__(
+        self,
+        order_updates: OrderUpdates,
+        updates: Updates,
+        config: Config,
+        encode: Callable[[TradeEvent], bytes | None] = encode_event,
+        reads_at_once: int = _READS_AT_ONCE,
+    ) -> None:
+        self._encode = encode
         self._order_updates = order_updates
         self._updates = updates
         self._config = config
         self._readers: set[Reader] = set()
-        self._turn = asyncio.Semaphore(_READS_AT_ONCE)
+        self._turns = Turns(reads_at_once)
         self._last: tuple[TradeEvent, bytes | None] | None = None
 
     @contextmanager
     def follow(self, customer_id: CustomerId) -> Iterator[Reader]:
         """A reader, which hears what is new for as long as the block lasts."""
-        reader = Reader(customer_id, self._order_updates, self._encoded, self._turn, self._config)
+        reader = Reader(customer_id, self._order_updates, self._encoded, self._turns, self._config)
         self._readers.add(reader)
         try:
             with self._updates.follow(customer_id, reader.take):
@@ -164,7 +180,7 @@ class OrderFeed:
     def _encoded(self, event: TradeEvent) -> bytes | None:
         """All readers of a customer are told one after another: it is encoded once for all of them."""
         if self._last is None or self._last[0] is not event:
-            self._last = event, encode_event(event)
+            self._last = event, self._encode(event)
         return self._last[1]
 
     async def check(self) -> None:

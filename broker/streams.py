@@ -6,12 +6,13 @@ within `key_cache_s` where another one did.
 """
 
 import asyncio
+import math
 import socket as socket_options
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -94,6 +95,24 @@ class Socket:
         if self._closing is not None:
             await asyncio.wait({self._closing})
 
+    async def taken(self, stall_s: float) -> bool:
+        """Wait until what was written has left for the client; False where none of it does for so long.
+
+        What is written meanwhile does not count: at most one turn's news, and only when nothing waits any more.
+        """
+        loop, least = asyncio.get_running_loop(), math.inf
+        until = loop.time() + stall_s
+        while not self.ws.closed:
+            waiting = self.transport.get_write_buffer_size()
+            if waiting == 0 or waiting > least:  # it was empty in between
+                return True
+            if waiting < least:
+                least, until = waiting, loop.time() + stall_s
+            elif loop.time() >= until:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
     async def _close(self, code: WSCloseCode, reason: str, within_s: float) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
@@ -108,6 +127,16 @@ class Socket:
             self.transport.abort()
 
 
+class Dialect(Protocol):
+    """How the WebSockets of another API say whose they are, and how they are told what is wrong."""
+
+    async def introduced(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
+        """Whose it is; None where that did not come out, and the client knows why."""
+
+    async def refused(self, ws: web.WebSocketResponse, error: Exception) -> None:
+        """Tell the client why its stream ends."""
+
+
 class Streams:
     """All open streams of this process, within their limits."""
 
@@ -118,6 +147,7 @@ class Streams:
         self._open: set[OpenStream] = set()
         self._count = 0
         self._strangers = 0  # sockets that have not said yet whose they are: these are not in the count
+        self._strangers_of: Counter[str] = Counter()
         self._of_customer: Counter[CustomerId] = Counter()
         self._look = asyncio.Event()
         self._metrics = metrics
@@ -133,20 +163,12 @@ class Streams:
         self, request: web.Request, serve: Callable[[Socket], Awaitable[None]]
     ) -> web.WebSocketResponse:
         """Serve one WebSocket for as long as `serve` runs. Raises NotAuthenticated or ApiError before the handshake."""
-        ws = web.WebSocketResponse(
-            heartbeat=self._config.stream_ping_s,
-            max_msg_size=self._config.stream_message_max,
-            timeout=_CLOSE_WITHIN_S,
-            compress=False,
-            writer_limit=self._config.stream_buffer_max,  # a send waits while so much is on its way
-        )
+        ws = self._new()
         is_handshake = ws.can_prepare(request).ok
         may_wait = is_handshake and "Authorization" not in request.headers
         caller = None if may_wait else await self.caller(request)
         if not is_handshake:
-            raise ApiError(
-                426, "websocket_needed", "This path is a WebSocket: connect with one.", {"Upgrade": "websocket"}
-            )
+            raise _websocket_needed()
         if caller is None:
             with self._stranger():
                 await _prepare(ws, request)
@@ -158,6 +180,40 @@ class Streams:
             with self.place():
                 await _prepare(ws, request)
                 await self._serve(caller, ws, request, serve)
+        await _closed(ws)
+        return ws
+
+    def _new(self) -> web.WebSocketResponse:
+        return web.WebSocketResponse(
+            heartbeat=self._config.stream_ping_s,
+            max_msg_size=self._config.stream_message_max,
+            timeout=_CLOSE_WITHIN_S,
+            compress=False,
+            writer_limit=self._config.stream_buffer_max,  # a send waits while so much is on its way
+        )
+
+    async def websocket_of(
+        self, dialect: Dialect, request: web.Request, serve: Callable[[Socket], Awaitable[None]]
+    ) -> web.WebSocketResponse:
+        """The same in another API's words. Raises ApiError before the handshake."""
+        ws = self._new()
+        if not ws.can_prepare(request).ok:
+            raise _websocket_needed()
+        with self._stranger(), self._stranger_from(request.remote or ""):
+            await _prepare(ws, request)
+            caller = await dialect.introduced(ws, request)
+        if caller is not None and request.transport is not None and not ws.closed:
+            socket = Socket(caller, ws, request.transport)
+            bound_buffers(request.transport, self._config.stream_buffer_max)
+            try:
+                with self.place(), self.opened(OpenStream(caller, socket.end)):
+                    await serve(socket)
+            except Exception as error:  # the handshake is over: no answer can be given any more, but in a message
+                if as_api_error(error) is None:
+                    log.error("stream.failed", exc_info=error)
+                await dialect.refused(ws, error)
+                socket.end(WSCloseCode.POLICY_VIOLATION, str(as_api_error(error) or "This is a fault of the broker."))
+                await socket.wait_closed()
         await _closed(ws)
         return ws
 
@@ -241,6 +297,20 @@ class Streams:
         finally:
             self._strangers -= 1
 
+    @contextmanager
+    def _stranger_from(self, address: str) -> Iterator[None]:
+        """One of those of an address: old clients of Alpaca's open another one every 10 ms while their key is wrong."""
+        if self._strangers_of[address] >= self._config.stream_address_strangers_max:
+            sentence = "Too many streams from this address wait to be told whose they are. Try again in a moment."
+            raise ApiError(503, "too_many_streams", sentence, {"Retry-After": "1"})
+        self._strangers_of[address] += 1
+        try:
+            yield
+        finally:
+            self._strangers_of[address] -= 1
+            if not self._strangers_of[address]:
+                del self._strangers_of[address]
+
     def _check_room(self, caller: Caller) -> None:
         most = self._config.stream_customer_max
         if self._of_customer[caller.customer_id] >= most:
@@ -293,6 +363,10 @@ class Streams:
         """The broker stops: tell everybody to come again."""
         for stream in [*self._open]:
             stream.end(WSCloseCode.GOING_AWAY, "The broker stops. Connect again in a moment.")
+
+
+def _websocket_needed() -> ApiError:
+    return ApiError(426, "websocket_needed", "This path is a WebSocket: connect with one.", {"Upgrade": "websocket"})
 
 
 async def _refused(ws: web.WebSocketResponse, error: ApiError) -> None:
