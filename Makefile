@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One line of flags for `broker serve`: make run ARGS="--port 9000"
 ARGS ?=
+CLIENTS := $(patsubst requirements/clients/%.in,%,$(wildcard requirements/clients/*.in))
 
 .DEFAULT_GOAL := help
 .PHONY: help run setup dev test check format bench lock clean
@@ -17,7 +18,7 @@ run: setup ## set everything up and run the whole system on 127.0.0.1:8080
 
 setup: $(VENV)/.run ## the environment alone: leaves .venv/bin/broker
 
-dev: $(VENV)/.dev ## the environment with the tools for tests and checks
+dev: $(VENV)/.dev $(CLIENTS:%=$(VENV)/clients/%/.made) ## the environments with the tools for tests and checks
 
 # The stamps hold what was installed: a changed lock installs again, an unchanged one costs nothing.
 $(VENV)/.run: requirements/run.lock pyproject.toml
@@ -30,6 +31,13 @@ $(VENV)/.run: requirements/run.lock pyproject.toml
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.run
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/dev.lock
+	@touch $@
+
+# Clients of Alpaca's API that the tests run: what they need contradicts what others need, so each has its own environment.
+$(VENV)/clients/%/.made: requirements/clients/%.lock | $(VENV)/.dev
+	@echo "Setting up $(@D) (once; about ten seconds) ..." >&2
+	@$(BIN)/python -m venv --clear --without-pip $(@D)
+	@$(PIP) --python $(@D)/bin/python install --require-hashes --no-deps --only-binary :all: -r $<
 	@touch $@
 
 test: dev ## every test, against a real PostgreSQL
@@ -49,9 +57,14 @@ bench: dev ## the figures of the README, with their references
 	@$(BIN)/python -m bench.place_trade
 	@$(BIN)/python -m bench.stream
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
 lock: ## resolve requirements/*.lock anew (needs uv: pip install uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group build -o requirements/run.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --group build -o requirements/run.lock
+	$(COMPILE) pyproject.toml --group dev -o requirements/dev.lock
+	for each in $(CLIENTS); do \
+	  $(COMPILE) requirements/clients/$$each.in $$(ls requirements/clients/$$each.overrides 2>/dev/null | sed 's/^/--override /') -o requirements/clients/$$each.lock || exit 1; \
+	done
 
 clean: ## remove the environment and caches (never data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
