@@ -23,6 +23,7 @@ from broker.data_folder import DataFolder, shared_webhook_secret
 from broker.db import Database
 from broker.embedded import EmbeddedPostgres
 from broker.schema import install
+from broker.simulator.clock import BadMoment, Clock, parse_moment
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 
@@ -38,6 +39,7 @@ class StartError(Exception):
 
 async def serve(config: Config, stop: asyncio.Event, on_ready: Callable[[Running], Awaitable[None]]) -> None:
     """Run a broker until `stop` is set. Raises StartError and the sentences of those it is made of."""
+    exchange_clock = _exchange_clock(config)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(DataFolder(config.data))
         listener = stack.enter_context(_listen(config.host, config.port))
@@ -47,10 +49,11 @@ async def serve(config: Config, stop: asyncio.Event, on_ready: Callable[[Running
         database = Database(dsn, config)
         await database.open()
         stack.push_async_callback(database.close)
-        keys, exchange_url = await _exchange(config, folder, stack)
+        keys, exchange_url = await _exchange(config, folder, exchange_clock, stack)
         session = await stack.enter_async_context(_client(config))
         parts = assemble(config, url, exchange_url, keys, database, session, folder)
         stack.push_async_callback(parts.market.close)
+        await parts.bench.follow_at_start()  # first of all: what is decided and read depends on the time
         await parts.controls.load()  # before anything can be decided: not knowing what is switched off, nothing starts
         await parts.market.bars.load()  # before the feeds begin: what is read must not be what they told
         async with asyncio.TaskGroup() as tasks:
@@ -83,13 +86,27 @@ async def _install(dsn: str) -> None:
         raise StartError(sentence) from error
 
 
-async def _exchange(config: Config, folder: DataFolder, stack: AsyncExitStack) -> tuple[list[bytes], str]:
+def _exchange_clock(config: Config) -> Clock:
+    """That of the exchange inside the broker. Raises ConfigError."""
+    clock = Clock()
+    try:
+        clock.set(parse_moment(config.clock) if config.clock else None, config.freeze)
+    except BadMoment as error:
+        raise ConfigError(f"clock cannot be used: {error}") from error
+    return clock
+
+
+async def _exchange(config: Config, folder: DataFolder, clock: Clock, stack: AsyncExitStack) -> tuple[list[bytes], str]:
     """The exchange's secrets and URL; without one configured, a simulated exchange starts in here."""
     if config.exchange:
         return _shared_keys(config), config.exchange.rstrip("/")
     key = secrets.token_bytes(32)
     settings = ExchangeSettings(
-        hours=config.hours, seed=config.seed, journal=folder.path / "exchange", finished_max=_REMEMBERED
+        hours=config.hours,
+        seed=config.seed,
+        journal=folder.path / "exchange",
+        finished_max=_REMEMBERED,
+        clock=clock,
     )
     simulated = SimulatedExchange(settings, key)
     stack.push_async_callback(simulated.stop)

@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -14,8 +13,13 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from broker import exchange as exchange_module
+from broker.alpaca.api import AlpacaApi
+from broker.alpaca.data_api import AlpacaDataApi
 from broker.api.admin import AdminApi
+from broker.api.bench import BenchApi
+from broker.api.bench_exchange import ExchangeApi
 from broker.api.controls import ControlsApi
+from broker.api.docs import DocsApi
 from broker.api.market import MarketApi
 from broker.api.operations import OperationsApi
 from broker.api.order_stream import OrderStreamApi
@@ -25,16 +29,20 @@ from broker.api.stream import StreamApi
 from broker.api.trades import TradesApi
 from broker.api.webhooks import WebhooksApi
 from broker.auth import Authenticator
+from broker.bench_client import Bench
+from broker.clock import MarketClock
 from broker.config import Config, ConfigError, read_venues
 from broker.controls import Controls, customer_scope
 from broker.core.conditions import Conditions
+from broker.core.messages import Wake
 from broker.core.money import UNITS_PER_DOLLAR, Money
-from broker.core.types import CustomerId
+from broker.core.types import CustomerId, Symbol
 from broker.customers import Customers
 from broker.data_folder import DataFolder
 from broker.db import Database, DatabaseUnavailable
 from broker.dispatch import Dispatcher
 from broker.exchange import HttpVenue, Webhook
+from broker.fan_out import FanOut
 from broker.http import build_app, with_body
 from broker.ledger import Ledger, TradeDirectory
 from broker.market.data import MarketData
@@ -45,9 +53,11 @@ from broker.policy import limits_of, policy_of
 from broker.portfolio import Portfolio
 from broker.price_samples import PriceSamples
 from broker.reading import Reading
+from broker.resets import Resets
 from broker.router import Router, Venue, read_routes
 from broker.shards import Shard, Shards
 from broker.streams import Streams
+from broker.triggers import Triggers
 from broker.updates import Updates
 from broker.webhooks import Webhooks
 
@@ -82,6 +92,7 @@ class Parts:
     ledgers: list[Ledger]
     streams: Streams
     market: MarketData
+    bench: Bench
     work: list[Coroutine[Any, Any, None]]
     config: Config
     runner: web.AppRunner | None = None
@@ -97,22 +108,30 @@ def assemble(
     folder: DataFolder,
 ) -> Parts:
     """The parts, which know each other and do nothing yet. Raises ConfigError where a setting cannot be used."""
-    metrics = Metrics()
+    metrics, clock = Metrics(), MarketClock()
 
     async def take(reports: Any) -> None:  # the desks and the shards know each other: the knot is tied here
         await shards.report(reports)
 
     controls = Controls(database, limits_of(config))
-    router = _router(config, url, exchange_url, session, take, controls, metrics)
     policy, updates = policy_of(config), Updates()
 
     def conditions() -> Conditions:
-        return Conditions(datetime.now(UTC), router, controls, policy)
+        return Conditions(clock.now(), router, controls, policy)
+
+    def wake(customer_id: CustomerId, command: Wake) -> asyncio.Future[Any]:
+        return shards.submit(customer_id, command)
+
+    def fresh(symbol: Symbol) -> Money | None:
+        return None if router.stale_s(symbol) is not None else router.last(symbol)
+
+    triggers = Triggers(wake, fresh, conditions, database)
+    router = _router(config, url, exchange_url, session, take, controls, triggers, metrics)
 
     def restrict(customer_id: CustomerId, reason: str) -> None:
         controls.restrict(customer_scope(customer_id), reason)
 
-    ledgers = [Ledger(database, number, uuid7, lambda: conditions().today) for number in range(config.shards)]
+    ledgers = [Ledger(database, number, clock.new_id, lambda: conditions().today) for number in range(config.shards)]
     workers = [
         Shard(number, ledger, router, updates, conditions, restrict, config, metrics)
         for number, ledger in enumerate(ledgers)
@@ -122,36 +141,60 @@ def assemble(
     admin_token = config.admin_token or folder.secret("adminToken")
     authenticator = Authenticator(database, admin_token, config)
     credit_max = Money(config.margin_credit_max * UNITS_PER_DOLLAR)
-    customers = Customers(database, authenticator, controls, uuid7, credit_max)
+    customers = Customers(database, authenticator, controls, clock.new_id, clock.now, credit_max)
     reading = Reading(database)
     portfolio, samples = Portfolio(database, conditions), PriceSamples(database, conditions)
     events = OrderUpdates(database)
     hooks = Webhooks(database, events, config, metrics, random.Random())  # noqa: S311 - jitter
+    bench = Bench(exchange_url, session, clock, config)
+    resets = Resets(controls, database, FanOut(database, shards, config.shards), router.last)
     streams = Streams(authenticator, database, config, metrics)
-    market = _market(config, router, database, session, metrics)
+    market = _market(config, router, database, session, clock, metrics)
     order_stream = OrderStreamApi(streams, events, updates, config, metrics)
+    alpaca_data = AlpacaDataApi(
+        market, streams, updates, controls.switches, database, authenticator, clock.now, config, metrics
+    )
     routes = [
-        *TradesApi(shards, reading, authenticator, uuid7, config, metrics).routes(),
+        *alpaca_data.routes(),
+        *TradesApi(shards, reading, authenticator, clock.new_id, config, metrics).routes(),
         *order_stream.routes(),
-        *OrdersApi(shards, reading, updates, authenticator, uuid7, config, metrics).routes(),
+        *OrdersApi(shards, reading, updates, authenticator, clock.new_id, config, metrics).routes(),
         *StreamApi(streams, market.board, market.hub, config).routes(),
-        *MarketApi(market.board, market.bars, controls, authenticator, lambda: datetime.now(UTC), config).routes(),
+        *MarketApi(market.board, market.bars, controls, authenticator, clock.now, config).routes(),
         *PortfolioApi(portfolio, authenticator, config).routes(),
         *WebhooksApi(database, events, hooks.wake, authenticator, uuid7, config).routes(),
         *AdminApi(customers, shards, reading, authenticator, config).routes(),
         *ControlsApi(controls, customers, shards, directory, router.last, authenticator, config).routes(),
+        *BenchApi(resets, customers, authenticator, clock.new_id, config).routes(),
+        *ExchangeApi(bench, router.last, authenticator, config).routes(),
+        *AlpacaApi(
+            database,
+            shards,
+            updates,
+            portfolio,
+            controls,
+            market.board,
+            router.last,
+            authenticator,
+            clock.new_id,
+            clock.now,
+            config,
+        ).routes(),
         *OperationsApi(database, lambda: _exchanges_answer(session, router), metrics).routes(),
         *_webhooks(config, keys, router, shards, metrics),
     ]
+    routes += DocsApi(routes).routes()
     work = [worker.run() for worker in workers]
     work += [_recover(directory, shards, config.recover_every_s), shards.expire()]
+    work += [triggers.run()]
     work += [controls.run(config.controls_every_s), samples.run(config.price_sample_s)]
-    work += [hooks.run(), streams.run(), order_stream.run(), *market.work()]
+    work += [bench.run()]
+    work += [hooks.run(), streams.run(), order_stream.run(), *market.work(), *alpaca_data.work()]
     for venue in router.venues.values():
         work += [venue.desk.run_sending(), venue.desk.run_cancelling(), venue.desk.run_sweep()]
     running = Running(url, exchange_url, database.dsn, admin_token, customers, authenticator, folder)
     app = build_app(config, metrics, routes)
-    return Parts(running, app, shards, router, controls, ledgers, streams, market, work, config)
+    return Parts(running, app, shards, router, controls, ledgers, streams, market, bench, work, config)
 
 
 def _router(
@@ -161,6 +204,7 @@ def _router(
     session: aiohttp.ClientSession,
     take: Callable[[Any], Awaitable[None]],
     controls: Controls,
+    triggers: Triggers,
     metrics: Metrics,
 ) -> Router:
     """All exchanges: the one of --exchange first, then those of --venues."""
@@ -180,14 +224,19 @@ def _router(
     metrics.exchange_up.set_function(
         lambda: float(all(venue.is_heard or not venue.desk.down_for_s for venue in venues))
     )
-    return Router(venues, routes, config.venue_down_after_s)
+    return Router(venues, routes, config.venue_down_after_s, triggers)
 
 
 def _market(
-    config: Config, router: Router, database: Database, session: aiohttp.ClientSession, metrics: Metrics
+    config: Config,
+    router: Router,
+    database: Database,
+    session: aiohttp.ClientSession,
+    clock: MarketClock,
+    metrics: Metrics,
 ) -> MarketData:
     venues = [(venue.name, venue.exchange.url, venue.quotes) for venue in router.venues.values()]
-    return MarketData(venues, router.venue, database, session, lambda: datetime.now(UTC), config, metrics)
+    return MarketData(venues, router.venue, database, session, clock.now, router.triggers, config, metrics)
 
 
 def _webhooks(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from broker.app import StartError
-from broker.commands import control, corporate, customer, exchange, record, serve, verify
+from broker.commands import bench, control, corporate, customer, exchange, record, serve, verify
 from broker.commands.running import UsageError
 from broker.config import ConfigError
 from broker.data_folder import DataFolderError
@@ -61,6 +61,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"stockbroker {version('stockbroker')}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, exchange, record, customer, control, corporate, verify):
+    for command in (serve, exchange, record, customer, control, corporate, bench, verify):
         command.add(commands)
     return top

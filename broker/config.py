@@ -64,6 +64,10 @@ class Config:
         None, "share one feed among several brokers: the URL of a Redis, like redis://127.0.0.1:6379/0"
     )
     hours: Literal["always", "XNYS"] = _main("always", "hours of the simulated exchange: always, or New York's: XNYS")
+    clock: str | None = _main(
+        None, "time at which the simulated exchange's clock begins, and with it market time: 2026-11-27T12:55-05:00"
+    )
+    freeze: bool = _main(False, "the simulated exchange's clock stands still until it is set or advanced")
     seed: int = _main(1, "seed of the simulated exchange's prices and misbehaviour")
     log_level: str = _main("info", "debug, info, warning or error; JSON lines on standard error")
     admin_token: str | None = _main(None, "token for /admin/v1; generated and kept in the data folder", secret=True)
@@ -153,14 +157,26 @@ class Config:
     )
     bars_page_max: int = _setting(10_000, "bars in one answer: a week of minutes")
 
+    tape_quotes_max: int = _setting(
+        50_000, "quotes kept in memory, the newest, in equal shares for all symbols, at about 250 bytes each"
+    )
+    tape_trades_max: int = _setting(50_000, "... and trades, at about 300 bytes each")
+    data_symbols_max: int = _setting(1_000, "symbols in one question for market data in Alpaca's form")
+
     stream_sockets_max: int = _setting(10_000, "open streams of all customers")
     stream_customer_max: int = _setting(1_000, "open streams of one customer: a desk with as many screens")
     stream_strangers_max: int = _setting(
         200, "WebSockets that have not said yet whose they are; customers' own are apart"
     )
+    stream_address_strangers_max: int = _setting(
+        100, "... of those in Alpaca's form, from one address: a wrong key comes again and again"
+    )
     stream_symbols_max: int = _setting(1_000, "symbols that one stream may follow: each costs memory")
     stream_message_max: int = _setting(64 * 1024, "bytes in a message of a client's: 1,000 symbols and some room")
     stream_auth_s: float = _setting(5.0, "a WebSocket without Authorization header must say within this who it is")
+    stream_refusal_s: float = _setting(
+        1.0, "a wrong key in Alpaca's form is refused after this: older clients try again at once, for ever"
+    )
     stream_ping_s: float = _setting(
         15.0, "a stream that is silent is pinged after this, and cut if half of it brings nothing"
     )
@@ -186,6 +202,12 @@ class Config:
     poison_pause_s: float = _setting(5.0, "a customer whose next trade breaks a rule of ours is tried again after this")
     controls_every_s: float = _setting(2.0, "what another process switched is read this often")
     price_sample_s: float = _setting(60.0, "prices of what customers hold are kept this often, for their history")
+    clock_every_s: float = _setting(
+        1.0, "the exchange's clock is asked for this often: it may be one that a test controls"
+    )
+    clock_wait_s: float = _setting(2.0, "a start waits so long for the exchange's clock, then goes on without it")
+    bench_accounts_max: int = _setting(1_000, "accounts made by one request: some seconds of work")
+    bench_customers_max: int = _setting(10_000, "customers reset by one request: more would hold up everybody's orders")
     recover_every_s: float = _setting(60.0, "open trades that no shard has in memory are looked for this often")
 
     pool_max: int = _setting(8, "database connections for reading; the shards have their own")
@@ -202,6 +224,7 @@ class Config:
                 f"quotes must be the URL of a Redis, like redis://127.0.0.1:6379/0, not {self.quotes[:80]!r}"
             )
         self._check_risk()
+        self._check_clock()
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if each.metadata["group"] == "limits" and not 0 < value < math.inf:
@@ -233,6 +256,10 @@ class Config:
             if value not in allowed:
                 sentence = f"{name.replace('_', ' ') if name == 'log_level' else name} must be "
                 raise ConfigError(f"{sentence}{', '.join(allowed[:-1])} or {allowed[-1]}, not {value}")
+
+    def _check_clock(self) -> None:
+        if self.exchange is not None and (self.clock is not None or self.freeze):
+            raise ConfigError("clock and freeze are of the simulated exchange inside the broker, not of --exchange")
 
     def _check_risk(self) -> None:
         """What stands in the settings as text or belongs together."""
@@ -288,6 +315,9 @@ def _is_encodable(host: str) -> bool:
 _RISK_MAX = 10**9
 
 
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -295,6 +325,10 @@ def _flag(name: str) -> str:
 def _convert(name: str, hint: Any, text: str) -> Any:
     if get_origin(hint) is Literal:
         return text  # __post_init__ checks it, as it must for those who make a Config themselves
+    if hint is bool:
+        if text.lower() not in _TRUTH:
+            raise ConfigError(f"{name} takes true or false, not {text[:80]!r}")
+        return _TRUTH[text.lower()]
     kind = next((arg for arg in get_args(hint) if arg is not type(None)), hint)
     try:
         return kind(text)
@@ -316,6 +350,9 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = Non
         group = groups[name]
         default = "" if each.default is None else f" [{each.default}]"
         why = (each.metadata["why"] + default).replace("%", "%%")
+        if each.default is False:
+            group.add_argument(_flag(each.name), dest=each.name, action="store_const", const="true", help=why)
+            continue
         group.add_argument(_flag(each.name), dest=each.name, metavar=each.name.rsplit("_", 1)[-1].upper(), help=why)
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from broker import answers
 from broker.core import cost_basis, credit
 from broker.core.account import Account, Holding
 from broker.core.activities import Activity, ActivityType, Made, Transfer, activities
@@ -41,8 +42,6 @@ from broker.core.types import AccountType, CustomerId, Side, Symbol, Trade, Trad
 from broker.db import Database
 
 log = structlog.get_logger()
-
-Json = dict[str, Any]
 
 _LAST_ID = UUID(int=2**128 - 1)
 _SKEW = timedelta(hours=1)
@@ -84,7 +83,7 @@ class Portfolio:
 
     # -------------------------------------------------------------- what it is worth now
 
-    async def account(self, customer_id: CustomerId) -> Json:
+    async def account(self, customer_id: CustomerId) -> answers.AccountFigures:
         """The account in figures."""
         conditions = self._conditions()
         rows = await self._database.fetch("account_figures", customer_id, conditions.today)
@@ -115,20 +114,20 @@ class Portfolio:
             day_trades.note(row["day"], Symbol(row["symbol"]), Side(row["side"]), row["trade_id"])
         return day_trades.count(today)
 
-    async def positions(self, customer_id: CustomerId) -> Json:
+    async def positions(self, customer_id: CustomerId) -> answers.Positions:
         """The customer's shares."""
         rows = await self._database.fetch("positions", customer_id)
         conditions = self._conditions()
         return {"customerId": str(customer_id), "positions": [_position(row, conditions) for row in rows]}
 
-    async def position(self, customer_id: CustomerId, symbol: str) -> Json | None:
+    async def position(self, customer_id: CustomerId, symbol: str) -> answers.Position | None:
         """The customer's shares of one symbol, or None where there are none."""
         rows = await self._database.fetch("position", customer_id, symbol)
         return _position(rows[0], self._conditions()) if rows else None
 
     # -------------------------------------------------------------- what happened
 
-    async def executions(self, customer_id: CustomerId, wanted: ExecutionFilter) -> Json:
+    async def executions(self, customer_id: CustomerId, wanted: ExecutionFilter) -> answers.Executions:
         """A page of executions, newest first; `next_cursor` leads to the next one, or is null."""
         before, since = _bounds(wanted.before, wanted.since, wanted.until)
         arguments = (customer_id, before, since, wanted.symbol, wanted.since, wanted.until, wanted.limit + 1)
@@ -143,7 +142,7 @@ class Portfolio:
             "next_cursor": str(page[-1]["transfer_id"]) if more else None,
         }
 
-    async def activities(self, customer_id: CustomerId, wanted: ActivityFilter) -> Json:
+    async def activities(self, customer_id: CustomerId, wanted: ActivityFilter) -> answers.Activities:
         """A page of what moved cash or shares, newest first; `next_cursor` leads to the next one, or is null."""
         before, since = _bounds(wanted.before[0], wanted.since, wanted.until)
         rows = await self._database.fetch(
@@ -169,7 +168,7 @@ class Portfolio:
 
     # -------------------------------------------------------------- what it was worth
 
-    async def history(self, customer_id: CustomerId, period: Period, timeframe: Timeframe) -> Json:
+    async def history(self, customer_id: CustomerId, period: Period, timeframe: Timeframe) -> answers.History:
         """Equity and gain at the points of a period, the last of them now."""
         conditions = self._conditions()
         first = await self._database.fetch("first_transfer", customer_id)
@@ -234,10 +233,17 @@ def _buying_power(account: Account, conditions: Conditions) -> Money:
     return Money(max(0, min(power, account.cash.available - account.cash.floor)))
 
 
-def _margin(account: Account, figures: MarginFigures, lowest: int | None) -> Json:
+def _margin(account: Account, figures: MarginFigures, lowest: int | None) -> answers.MarginFigures:
     if account.account_type is AccountType.CASH:
-        nothing = ("initial_margin", "maintenance_margin", "margin_excess", "intraday_level", "intraday_lowest")
-        return {**dict.fromkeys(nothing), "margin_call": format_money(Money(0)), "margin_state": "none"}
+        return {
+            "initial_margin": None,
+            "maintenance_margin": None,
+            "margin_excess": None,
+            "intraday_level": None,
+            "intraday_lowest": None,
+            "margin_call": format_money(Money(0)),
+            "margin_state": "none",
+        }
     level = figures.intraday_level
     return {
         "initial_margin": format_money(figures.initial_requirement),
@@ -250,7 +256,7 @@ def _margin(account: Account, figures: MarginFigures, lowest: int | None) -> Jso
     }
 
 
-def _day_trading(account: Account, count: int, rule: DayTradingRule) -> Json:
+def _day_trading(account: Account, count: int, rule: DayTradingRule) -> answers.DayTradingFigures:
     applies = rule is DayTradingRule.PATTERN_DAY_TRADER and account.account_type is AccountType.MARGIN
     return {
         "day_trades": count,
@@ -259,8 +265,9 @@ def _day_trading(account: Account, count: int, rule: DayTradingRule) -> Json:
     }
 
 
-def _gains(account: Account, conditions: Conditions) -> Json:
-    unrealized, unpriced = 0, []
+def _gains(account: Account, conditions: Conditions) -> answers.Gains:
+    unrealized = 0
+    unpriced: list[str] = []
     for symbol, each in sorted(account.positions.items()):
         price = conditions.market.last(symbol)
         if each.balance and price is None:
@@ -274,7 +281,7 @@ def _gains(account: Account, conditions: Conditions) -> Json:
     }
 
 
-def _position(row: asyncpg.Record, conditions: Conditions) -> Json:
+def _position(row: asyncpg.Record, conditions: Conditions) -> answers.Position:
     quantity, cost = row["quantity"], Money(row["cost"])
     price = conditions.market.last(Symbol(row["symbol"]))
     value = None if price is None else Money(quantity * price)
@@ -313,7 +320,7 @@ def _bounds(before: UUID, since: datetime | None, until: datetime | None) -> tup
     return last, first_id(since - _SKEW if since.year > 1970 else since) if since else UUID(int=0)
 
 
-def _execution(row: asyncpg.Record) -> Json:
+def _execution(row: asyncpg.Record) -> answers.Execution:
     quantity, price = row["last_qty"], row["last_px"]
     return {
         "execution_id": row["execution_id"],
@@ -357,7 +364,7 @@ def _id(activity: Activity) -> str:
     return f"{activity.transfer.transfer_id}{suffix}"
 
 
-def _activity(activity: Activity) -> Json:
+def _activity(activity: Activity) -> answers.Activity:
     transfer = activity.transfer
     return {
         "id": _id(activity),

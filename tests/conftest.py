@@ -1,8 +1,10 @@
 """What all tests share: one real PostgreSQL for the run, a fresh database for each test that wants one, a broker."""
 
 import asyncio
+import gc
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from broker.config import Config
 from broker.embedded import EmbeddedPostgres
 from broker.schema import install
 from broker.verify import verify
+from tests import documented
 
 raise_open_files()  # a test with 1,000 clients holds both ends of their connections
 log.configure("error")  # what a test expects to fail is no news
@@ -86,6 +89,7 @@ class Client:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         async with self.http.request(method, self.url + path, json=body, headers=headers, **kwargs) as response:
             content = await response.json(content_type=None) if response.content_type == "application/json" else None
+            documented.check(method, path, response.status, content)
             return response.status, content
 
     async def place(self, type_: str, symbol: str, quantity: int, **kwargs: Any) -> tuple[int, Any]:
@@ -183,7 +187,7 @@ async def run_broker(config: Config) -> AsyncIterator[Broker]:
 @pytest.fixture
 def config(dsn: str, tmp_path: Path) -> Config:
     """A configuration on a fresh database, on any free port; two shards, so that they are tried together."""
-    return Config(port=0, database=dsn, data=tmp_path / "data", log_level="error", keepalive_s=2.0, shards=2)
+    return Config(port=0, database=dsn, data=tmp_path / "data", log_level="error", keepalive_s=10.0, shards=2)
 
 
 @pytest.fixture
@@ -198,3 +202,13 @@ async def broker(config: Config) -> AsyncIterator[Broker]:
 def with_settings(config: Config) -> Callable[..., Config]:
     """The configuration of this test with some settings changed."""
     return lambda **changes: replace(config, **changes)
+
+
+@pytest.fixture
+def forgotten_tasks() -> Iterator[None]:
+    """For a test with a client that closes its loop with tasks pending: asyncio says so when they are collected."""
+    yield
+    asyncio_log = logging.getLogger("asyncio")
+    asyncio_log.disabled = True
+    gc.collect()
+    asyncio_log.disabled = False

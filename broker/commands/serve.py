@@ -70,7 +70,7 @@ def _ready_json(running: Running, customers: Sequence[DemoCustomer]) -> str:
 
 
 def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config) -> str:
-    market = "given by you" if config.exchange else f"simulated, hours: {config.hours}"
+    market = "given by you" if config.exchange else f"simulated, hours: {config.hours}{_clock(config)}"
     kept = "given by you" if config.database else f"embedded, in {running.folder.path}"
     lines = [
         f"stockbroker {version('stockbroker')} is ready.",
@@ -93,9 +93,19 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
             f"  curl -s {running.url}/api/v1/balance {header}",
             f"  curl -s {running.url}/api/v1/positions {header}",
             "",
+            "Point a bot that was written for Alpaca here:",
+            f"  export APCA_API_BASE_URL={running.url} \\",
+            f"    APCA_API_KEY_ID={customers[0].key_id} APCA_API_SECRET_KEY={customers[0].secret}",
+            "",
             f"What there is to trade: curl -s {running.exchange_url}/v1/symbols",
         ]
     return "\n".join([*lines, "", "Stop with Ctrl-C."])
+
+
+def _clock(config: Config) -> str:
+    """What is to be said of a clock that does not show the real time."""
+    begins = f", clock: {config.clock}" if config.clock else ""
+    return f"{begins}, frozen" if config.freeze else begins
 
 
 def _say(text: str) -> None:

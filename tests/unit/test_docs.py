@@ -26,11 +26,6 @@ from aiohttp import web
 
 import broker
 from broker import api, assembly
-from broker.api.admin import CashRequest, CreateCustomerRequest
-from broker.api.controls import ControlRequest, CorporateActionRequest, LimitsRequest
-from broker.api.orders import OrderRequest, ReplaceRequest
-from broker.api.trades import PlaceTradeRequest
-from broker.api.webhooks import WebhookRequest
 from broker.cli import parser
 from broker.config import Config
 from broker.core import risk
@@ -39,7 +34,9 @@ from broker.core.messages import Anomaly, Refusal
 from broker.core.types import Status
 from broker.http import convert, parse_json
 from broker.metrics import Metrics
+from broker.openapi import operation_of
 from broker.verify import rules
+from tests import documented
 
 ROOT = Path(__file__).parents[2]
 CODE = Path(broker.__file__).parent
@@ -210,7 +207,7 @@ def code_of(name: str) -> list[str]:
 
 def commands() -> Iterator[str]:
     """Every line of code in the documentation that runs the command broker."""
-    begins = "serve|exchange|record|customer|control|corporate|verify"
+    begins = "serve|exchange|record|customer|control|corporate|bench|verify"
     for name in NAMES:
         for line in code_of(name):
             match = re.match(rf"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?broker ((?:{begins}|--).*)", line)
@@ -249,19 +246,9 @@ def test_every_target_of_make_that_is_named_exists() -> None:
     assert {"run", "test"} <= named <= targets
 
 
-BODIES: dict[tuple[str, str], type[Any]] = {
-    ("POST", "/api/v1/trades"): PlaceTradeRequest,
-    ("POST", "/api/v1/orders"): OrderRequest,
-    ("POST", "/api/v1/orders/estimate"): OrderRequest,
-    ("PATCH", "/api/v1/orders/{orderId}"): ReplaceRequest,
-    ("POST", "/api/v1/webhooks"): WebhookRequest,
-    ("POST", "/admin/v1/customers"): CreateCustomerRequest,
-    ("POST", "/admin/v1/customers/{customerId}/credits"): CashRequest,
-    ("POST", "/admin/v1/customers/{customerId}/debits"): CashRequest,
-    ("PUT", "/admin/v1/controls/{scope}"): ControlRequest,
-    ("PUT", "/admin/v1/limits/{scope}"): LimitsRequest,
-    ("POST", "/admin/v1/corporate-actions"): CorporateActionRequest,
-}
+def bodies() -> dict[tuple[str, str], type[Any]]:
+    declared = {(route.method, route.path): operation_of(route.handler) for route in documented.routes()}
+    return {route: each.body for route, each in declared.items() if each is not None and each.body is not None}
 
 
 def curls() -> Iterator[list[str]]:
@@ -279,7 +266,7 @@ def test_every_request_that_is_shown_is_one_that_the_broker_takes(words: list[st
     assert found, f"{method} {path}"
     if "-d" in words:
         route = path if path in found else found[0]
-        convert(parse_json(words[words.index("-d") + 1].encode()), BODIES[method, route])
+        convert(parse_json(words[words.index("-d") + 1].encode()), bodies()[method, route])
 
 
 @pytest.mark.parametrize(("name", "least"), [("README.md", 3), ("docs/api.md", 20)])

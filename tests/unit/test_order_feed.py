@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import cast
 
 import pytest
@@ -23,6 +24,9 @@ class Books:
         self.newest_seq = {ADA: 3, BOB: 3}
         self.meanwhile: Callable[[], None] = lambda: None
         self.has_read = asyncio.Event()
+        self.answers_of = {ADA: asyncio.Event(), BOB: asyncio.Event()}
+        for each in self.answers_of.values():
+            each.set()
 
     async def newest(self, customer_id: CustomerId) -> int:
         return self.newest_seq[customer_id]
@@ -34,6 +38,7 @@ class Books:
 
     async def read(self, customer_id: CustomerId, after: int, limit: int) -> list[tuple[int, bytes]]:
         self.has_read.set()
+        await self.answers_of[customer_id].wait()
         return [(seq, b"%d" % seq) for seq in range(after + 1, self.newest_seq[customer_id] + 1)][:limit]
 
 
@@ -98,3 +103,19 @@ async def test_one_who_comes_while_the_database_is_asked_is_no_setback(books: Bo
         books.newest_seq[BOB] = 4
         await feed.check()
         assert [seq for seq, _ in await late.next(SILENCE_S)] == [1, 2, 3, 4]
+
+
+async def test_however_many_catch_up_what_is_new_is_read_at_once(books: Books, feed: OrderFeed) -> None:
+    books.newest_seq[ADA] = 10 * Config().order_stream_page
+    books.answers_of[ADA].clear()
+    with ExitStack() as followed:
+        catching_up = [followed.enter_context(feed.follow(ADA)) for _ in range(8)]
+        for each in catching_up:
+            await each.begin(0)
+        waiting = [asyncio.create_task(each.next(SILENCE_S)) for each in catching_up]
+        await books.has_read.wait()
+        live = followed.enter_context(feed.follow(BOB))
+        await live.begin(2)
+        assert await asyncio.wait_for(live.next(SILENCE_S), 1.0) == [(3, b"3")]
+        books.answers_of[ADA].set()
+        assert {len(each) for each in await asyncio.gather(*waiting)} == {Config().order_stream_page}
