@@ -40,8 +40,9 @@ $(VENV)/clients/%/.made: requirements/clients/%.lock | $(VENV)/.dev
 	@$(PIP) --python $(@D)/bin/python install --require-hashes --no-deps --only-binary :all: -r $<
 	@touch $@
 
+# Two at a time, a file each: much of a test is waiting.
 test: dev ## every test, against a real PostgreSQL
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

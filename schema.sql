@@ -648,6 +648,17 @@ CREATE VIEW trade_with_executions AS
     ) AS executions
     FROM trade;
 
+-- An order with what is beside its row: the best price that a trailing stop has seen, and the order in its place. That one
+-- is found by an aggregate: with ORDER BY and LIMIT the planner would go by seq, through all of the customer's orders.
+CREATE VIEW order_with_links AS
+    SELECT trade.*,
+           (SELECT high_water FROM trail WHERE trail.trade_id = trade.trade_id) AS high_water,
+           CASE WHEN status = 'REPLACED' THEN (
+               SELECT (array_agg(later.trade_id ORDER BY later.seq DESC))[1] FROM trade AS later
+               WHERE later.replaces = trade.trade_id AND later.customer_id = trade.customer_id AND later.status <> 'REJECTED'
+           ) END AS replaced_by
+    FROM trade;
+
 CREATE VIEW balances AS
     SELECT owner_id AS customer_id, balance AS amount, held, balance - held AS available, updated_at AS last_modified
     FROM account WHERE asset = '$USD' AND owner_id > 0;

@@ -32,7 +32,7 @@ from broker.alpaca.data_query import (
 from broker.alpaca.errors import answers
 from broker.alpaca.requests import is_symbol, query_of, reply
 from broker.config import Config
-from broker.core.bars import DAY, MINUTE, Bar, day_of, minute_of
+from broker.core.bars import DAY, Bar, day_of
 from broker.core.types import Symbol
 from broker.market.quotes import Quote
 from broker.market.tape import Tape, Traded
@@ -106,8 +106,6 @@ class DataApi:
 
         async def read(symbol: Symbol, after: Place | None, limit: int) -> list[Bar]:
             start, end = max(wanted.start, _EARLIEST), min(wanted.end, self._now() + _ONE_DAY) + _INSTANT
-            if frame.timeframe == MINUTE:  # the one that runs is told when it is over
-                end = min(end, minute_of(self._now()))
             if after is not None and wanted.newest_first:
                 end = min(end, after.at)
             elif after is not None:

@@ -1,11 +1,2 @@
 -- $1 customer_id, $2 client_order_id
--- As alpaca_orders_by_id.
-SELECT trade.*, trail.high_water, successor.trade_id AS replaced_by
-FROM trade
-LEFT JOIN trail ON trail.trade_id = trade.trade_id
-LEFT JOIN LATERAL (
-    SELECT (array_agg(later.trade_id ORDER BY later.seq DESC))[1] AS trade_id  -- no LIMIT: it would go by seq, through all
-    FROM trade AS later
-    WHERE later.customer_id = $1 AND later.replaces = trade.trade_id AND later.status <> 'REJECTED'
-) AS successor ON trade.status = 'REPLACED'
-WHERE trade.customer_id = $1 AND trade.client_order_id = $2
+SELECT * FROM order_with_links WHERE customer_id = $1 AND client_order_id = $2
