@@ -19,6 +19,7 @@ from broker.config import Config
 from broker.core import trading
 from broker.core.conditions import Conditions, Policy
 from broker.core.messages import (
+    Advance,
     Anomaly,
     CancelTrade,
     EstimateTrade,
@@ -32,7 +33,7 @@ from broker.core.messages import (
 from broker.core.money import Money
 from broker.core.types import AccountType, CustomerId, Fill, OrderType, Side, Symbol, Trade, TradeId
 from broker.db import Database, DatabaseUnavailable, StaleAccounts
-from broker.ledger import Ledger, open_customer
+from broker.ledger import Ledger, TradeDirectory, open_customer
 from broker.metrics import Metrics
 from broker.shards import Shard, Unanswered
 from broker.updates import Updates
@@ -64,6 +65,7 @@ class RecordingDesk:
     def __init__(self) -> None:
         self.sent: list[TradeId] = []
         self.watched: list[TradeId] = []
+        self.held: list[TradeId] = []
         self.cancels: list[TradeId] = []
         self.asked: list[TradeId] = []
         self.over: list[TradeId] = []
@@ -72,6 +74,9 @@ class RecordingDesk:
     def send(self, trade: Trade) -> None:
         self.sent.append(trade.trade_id)
         self.trades[trade.trade_id] = trade
+
+    def hold(self, trade: Trade) -> None:
+        self.held.append(trade.trade_id)
 
     def cancel(self, trade: Trade) -> None:
         self.cancels.append(trade.trade_id)
@@ -401,6 +406,23 @@ async def test_a_trade_that_another_worker_started_is_read_again(dsn: str) -> No
         await other.fill(copy.deepcopy(second))  # ... whose callback comes to the other one
         assert [row["status"] for row in await one.fetch("SELECT status FROM trade")] == ["FILLED", "FILLED"]
         await one.books_are_right()
+
+
+async def test_what_another_worker_holds_back_is_watched_by_all(dsn: str) -> None:
+    """The one that placed a trailing stop may be gone for good; recovery finds that its account has moved on."""
+    async with at_work(dsn) as first, at_work(dsn) as second:
+        customer = await first.customer()
+        await second.place(customer, order_type=OrderType.LIMIT, limit_price=dollars("100"))
+        trailing = first.place(customer, order_type=OrderType.TRAILING_STOP, trail_amount=dollars("5"))
+        stop = (await trailing).trade
+        assert (first.desk.held, second.desk.held) == ([], []), "its turn comes when the limit order rests"
+        await first.shard.submit(customer, Report(next(iter(second.desk.trades)), ReportType.ACCEPTED, "sim"))
+        assert first.desk.held == [stop.trade_id]
+        versions = await TradeDirectory(second.database).customers_with_open_trades()
+        await second.shard.submit(customer, Advance(customer))
+        assert second.desk.held == []
+        await second.shard.submit(customer, Advance(customer, versions[customer]))
+        assert second.desk.held == [stop.trade_id]
 
 
 async def test_isolation_keeps_the_order_when_the_database_falters_in_it(bench: Bench) -> None:
