@@ -147,7 +147,7 @@ def assemble(
     events = OrderUpdates(database)
     hooks = Webhooks(database, events, config, metrics, random.Random())  # noqa: S311 - jitter
     bench = Bench(exchange_url, session, clock, config)
-    resets = Resets(controls, database, FanOut(database, shards, config.shards), router.last)
+    resets = Resets(controls, database, FanOut(database, shards, config.shards), router.last, router.is_listed)
     streams = Streams(authenticator, database, config, metrics)
     market = _market(config, router, database, session, clock, metrics)
     order_stream = OrderStreamApi(streams, events, updates, config, metrics)

@@ -190,9 +190,11 @@ def _order(row: asyncpg.Record) -> answers.Order:
 
 
 def order_then(row: Row) -> answers.OrderThen:
-    """An order as it was at one of its events. What it held then is not kept, nor where a trailing stop was."""
+    """An order as it was at one of its events. What it held then is not kept; a trailing stop has a price from when
+    that was reached.
+    """
     then: answers.OrderThen = {**_order_head(row), **_order_tail(row)}
-    if row["order_type"] == OrderType.TRAILING_STOP:
+    if row["order_type"] == OrderType.TRAILING_STOP and row["status"] in {Status.PLACED, Status.HELD}:
         then["stop_price"] = None
     return then
 

@@ -29,6 +29,10 @@ class NoPrice(Exception):
     """A position was given without a price, and none is known. The message is the symbol."""
 
 
+class NotListed(Exception):
+    """A position was given in what no exchange lists: a slip, that nobody could sell. The message is the symbol."""
+
+
 class NotFinished(Exception):
     """Some customers could not be reset yet; asking once more goes on with them."""
 
@@ -57,14 +61,20 @@ class Done:
 
 
 class Resets:
-    """Resets accounts. `last` is the price of a symbol's last trade."""
+    """Resets accounts. `last` is the price of a symbol's last trade; `is_listed` is None where that is not known."""
 
     wait_s = 10.0
     """How long the exchange may take to end what is open, and the shards to book; then the operator is told."""
 
     def __init__(
-        self, controls: Controls, database: Database, fan_out: FanOut, last: Callable[[Symbol], Money | None]
+        self,
+        controls: Controls,
+        database: Database,
+        fan_out: FanOut,
+        last: Callable[[Symbol], Money | None],
+        is_listed: Callable[[Symbol], bool | None],
     ) -> None:
+        self._is_listed = is_listed
         self._controls = controls
         self._database = database
         self._fan_out = fan_out
@@ -75,9 +85,11 @@ class Resets:
         return [row["customer_id"] for row in await self._database.fetch("customer_ids", customers, most)]
 
     def positions(self, state: State) -> dict[Symbol, Shares]:
-        """The positions with what they cost. Raises NoPrice."""
+        """The positions with what they cost. Raises NoPrice and NotListed."""
         shares = {}
         for symbol, (quantity, price) in state.positions.items():
+            if self._is_listed(symbol) is False:
+                raise NotListed(symbol)
             each = self._last(symbol) if price is None else price
             if each is None:
                 raise NoPrice(symbol)

@@ -105,6 +105,9 @@ class Triggers:
             self._look(held, price)
 
     def _look(self, held: _Held, price: Money) -> None:
+        """A price of the session: what is traded outside of it triggers nothing, and moves no trailing stop."""
+        if not self._conditions().is_open:
+            return
         trade = held.trade
         stop = trade.stop_price
         if trade.order_type is OrderType.TRAILING_STOP:

@@ -34,12 +34,12 @@ class BuyHoldSell(Strategy):
         if self.iterations == 1:
             self.submit_order(self.create_order(symbol, shares, "buy"))
         elif self.iterations == 2 + hold:
-            self.sell_all()
+            self.submit_order(self.create_order(symbol, shares, "sell"))
         elif self.iterations == 4 + hold:
             self.stop()
 
     def on_filled_order(self, position: Any, order: Any, price: float, quantity: float, multiplier: float) -> None:
-        print(f"filled: {order.side} {quantity} {symbol} at ${price}", flush=True)
+        print(f"filled: {order.side} {quantity} {order.asset.symbol} at ${price}", flush=True)
 
     def stop(self) -> None:
         """End this trader's loop."""

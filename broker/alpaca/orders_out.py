@@ -59,6 +59,7 @@ class Order(msgspec.Struct):
     ratio_qty: str | None
     subtag: str | None
     source: str | None
+    reason: str  # beyond Alpaca's, whose clients let it pass: why it stands where it stands, in a sentence
 
 
 ENDED = {
@@ -142,6 +143,7 @@ def order(
         ratio_qty=None,
         subtag=None,
         source=None,
+        reason=row["reason"],
     )
 
 

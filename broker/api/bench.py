@@ -1,6 +1,5 @@
 """The test bench for bots: accounts in a given state, one or many at once."""
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypedDict
@@ -19,7 +18,7 @@ from broker.core.types import PRICE_MAX, QUANTITY_MAX, SYMBOL_PATTERN, AccountTy
 from broker.customers import Customers, NewCustomer
 from broker.http import ApiError, convert, json_response, parse_json, read_body
 from broker.openapi import operation
-from broker.resets import Done, NoPrice, NotFinished, Resets, State
+from broker.resets import Done, NoPrice, NotFinished, NotListed, Resets, State
 
 _TAG = "test bench"
 _ERRORS = (404, 409)
@@ -28,8 +27,6 @@ _ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CASH_MAX = Money(10**10 * UNITS_PER_DOLLAR)
 """$10 billion in one account, as much as one deposit may be."""
 _POSITIONS_MAX = 500
-_AT_ONCE = 4
-"""Accounts made at the same time: half of the connections for reading stay for others."""
 _PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)"
 
 Ticker = Annotated[str, Meta(pattern=SYMBOL_PATTERN)]
@@ -220,8 +217,8 @@ class BenchApi:
         state = _state(wanted)
         try:
             return await self._resets.carry_out(customers, state.cash, self._resets.positions(state), reference)
-        except NoPrice as error:
-            raise _no_price(error) from error
+        except (NoPrice, NotListed) as error:
+            raise _not_possible(error) from error
         except NotFinished as error:
             raise _not_finished(error, reference) from error
 
@@ -242,15 +239,11 @@ class BenchApi:
         state = _state(wanted)
         try:
             self._resets.positions(state)  # before anybody is made
-        except NoPrice as error:
-            raise _no_price(error) from error
+        except (NoPrice, NotListed) as error:
+            raise _not_possible(error) from error
         names = [f"{wanted.name_prefix}{number}" for number in range(1, wanted.count + 1)]
-        made: list[NewCustomer] = []
-        for first in range(0, len(names), _AT_ONCE):
-            some = names[first : first + _AT_ONCE]
-            made += await asyncio.gather(
-                *(self._customers.create(name, wanted.account_type, state.cash) for name in some)
-            )
+        # One after the other, so that ids and names are in one order.
+        made = [await self._customers.create(name, wanted.account_type, state.cash) for name in names]
         if state.positions:
             await self._carry_out([each.customer_id for each in made], wanted, str(self._new_id()))
         answer: NewAccounts = {"accounts": [_account(*each) for each in zip(names, made, strict=True)]}
@@ -289,7 +282,9 @@ def _no_such_customer() -> ApiError:
     return ApiError(404, "no_such_customer", "There is no customer with this id.")
 
 
-def _no_price(error: NoPrice) -> ApiError:
+def _not_possible(error: NoPrice | NotListed) -> ApiError:
+    if isinstance(error, NotListed):
+        return ApiError(400, "invalid_request", f"No exchange lists {error}, so nobody could sell it.")
     sentence = f"No price of {error} is known, so its average_price is needed."
     return ApiError(400, "invalid_request", sentence)
 

@@ -20,6 +20,7 @@ _DOCUMENT = "a document about the API"
 _NOTHING_FOREIGN = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 _REST = "what there is not, in the form of an error"
 _SOCKET = "a WebSocket: docs/api.md describes its messages"
+_SOCKET_OF_ALPACA = "a WebSocket: docs/alpaca.md describes its messages"
 
 OURS = Api(
     title="stockbroker",
@@ -115,10 +116,10 @@ ALPACA = Api(
     errors_of_query=(400, 422),
     parameters={"order_id": _UUID, "watchlist_id": _UUID},
     left_out={
-        "GET /stream": _SOCKET,
-        "GET /stream/": _SOCKET,
-        "GET /v2/iex": _SOCKET,
-        "GET /v2/sip": _SOCKET,
+        "GET /stream": _SOCKET_OF_ALPACA,
+        "GET /stream/": _SOCKET_OF_ALPACA,
+        "GET /v2/iex": _SOCKET_OF_ALPACA,
+        "GET /v2/sip": _SOCKET_OF_ALPACA,
         **dict.fromkeys(("* /v1{rest}", "* /v2{rest}", "* /v3{rest}", "* //v{rest}"), _REST),
     },
     empty_is_left_out=True,

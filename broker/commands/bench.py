@@ -107,7 +107,7 @@ def _accounts(options: argparse.Namespace) -> Call:
 def _add_market(actions: Any) -> None:
     price = _action(actions, "price", "set a symbol's price, at which it stays, or let it walk", _price)
     price.add_argument("symbol", help="the ticker, like AAPL")
-    price.add_argument("price", nargs="?", help="dollars, like 190.00; without it the price is released")
+    price.add_argument("price", nargs="?", help="dollars, like 190.00; it is left out only with --walk")
     price.add_argument("--walk", action="store_true", help="let the price walk on, from there or from where it is")
     halt = _action(actions, "halt", "stop the trading of a symbol at the exchange", _halt)
     halt.add_argument("symbol", help="the ticker, like AAPL")
@@ -144,7 +144,9 @@ def _add_script(actions: Any) -> None:
     steps = script.add_subparsers(title="steps", required=True, metavar="STEP")
     reject = _step(steps, "reject", "the next order is rejected", _reject)
     reject.add_argument("reason", nargs="?", help="what the exchange says why")
-    partial = _step(steps, "partial", "of the next order so many shares are filled, and the rest waits", _partial)
+    partial = _step(
+        steps, "partial", "of the next order so many shares are filled; what is left of a limit order waits", _partial
+    )
     partial.add_argument("quantity", nargs="+", type=int, help="shares, of each part where it comes in several")
     partial.add_argument("--ms", type=int, help="milliseconds between the parts")
     delay = _step(steps, "delay", "the next order comes to its book later", lambda o: {"do": "delay", "ms": o.ms})

@@ -75,7 +75,7 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
     lines = [
         f"stockbroker {version('stockbroker')} is ready.",
         "",
-        f"  API          {running.url}",
+        f"  API          {running.url}  (described at {running.url}/docs)",
         f"  Admin token  {running.admin_token}",
         f"  Exchange     {running.exchange_url}  ({market})",
         f"  Database     {_without_password(running.dsn)}  ({kept})",

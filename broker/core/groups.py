@@ -40,9 +40,17 @@ def place(account: Account, command: PlaceTrade, conditions: Conditions) -> list
         trade = _exit(first, leg, account.last_seq)
         account.join_group(trade)
         placed = TradeEvent(trade, 1, trade.status, trade.reason, Step.PLACED)
-        waits_for = "its price is reached" if first.role is Role.TAKE_PROFIT else f"order {first.trade_id} has filled"
-        events += [placed, hold_back(account, trade, f"Held until {waits_for}.")]
+        events += [placed, hold_back(account, trade, f"Held until {_waits_for(first, trade)}.")]
     return events
+
+
+def _waits_for(first: Trade, trade: Trade) -> str:
+    """All of it, since nothing is told when the first of two things has come."""
+    if first.role is Role.TAKE_PROFIT:
+        return "its price is reached"
+    filled = f"order {first.trade_id} has filled"
+    is_watched = first.order_class is OrderClass.BRACKET and trade.role is Role.STOP_LOSS
+    return f"{filled}, and then its price is reached" if is_watched else filled
 
 
 def refusal(account: Account, command: PlaceTrade, conditions: Conditions) -> Refused | None:
@@ -229,8 +237,8 @@ def wake(account: Account, command: Wake, conditions: Conditions) -> list[TradeE
     if _needs_no_price(account, trade):
         return _send(account, trade, conditions)
     stop = command.stop_price if trade.order_type is OrderType.TRAILING_STOP else trade.stop_price
-    if trade.triggered or stop is None or command.price is None:
-        return []
+    if trade.triggered or stop is None or command.price is None or not conditions.is_open:
+        return []  # what is traded before the opening and after the close triggers nothing
     return _trigger(account, trade, stop, conditions) if trailing.is_reached(trade.side, stop, command.price) else []
 
 

@@ -54,7 +54,8 @@ def _accepted(account: Account, trade: Trade, report: Report, conditions: Condit
         return []
     outcomes = _take_place(account, trade, conditions)
     acknowledge(account, trade)
-    return [*outcomes, remark(trade, Step.ACCEPTED, "The exchange has it.", report)]
+    reason = trade.reason if trade.cancel_requested else "The exchange has it."  # why it is to be cancelled stays
+    return [*outcomes, remark(trade, Step.ACCEPTED, reason, report)]
 
 
 def _take_place(account: Account, trade: Trade, conditions: Conditions) -> list[Outcome]:

@@ -222,7 +222,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cash": "1", "positions": [{"symbol": "AAPL", "quantity": 0}]}, "positions must be a list"),
     ({"cash": "1", "positions": [APPLES, APPLES]}, "positions must name each symbol once, and AAPL is twice in it."),
     ({"cash": "1", "positions": [{**APPLES, "average_price": "0"}]}, "average_price must be above 0"),
-    ({"cash": "1", "positions": [{"symbol": "NOSUCH", "quantity": 1}]}, "No price of NOSUCH is known"),
+    ({"cash": "1", "positions": [{"symbol": "NOSUCH", "quantity": 1}]}, "No exchange lists NOSUCH"),
     ({"cash": "1", "reference": ""}, "reference must be text of 1 to 200 printable characters."),
     ({"cash": "1", "equity": "1"}, "There is no field 'equity' here."),
 ]

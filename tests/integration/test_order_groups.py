@@ -136,6 +136,9 @@ async def test_a_trailing_stop_follows_the_market_up_and_sells_when_it_falls(bro
     assert (await becomes(client, stop["id"], "held"))["held"] == "10"
     await price(broker, "190.00")
     assert (await becomes(client, stop["id"], "filled"))["stop_price"] == "190.00"
+    steps = [json.loads(text) for text in await replayed(broker, client)]
+    seen = {each["event"]: each["order"]["stop_price"] for each in steps if each["order"]["id"] == stop["id"]}
+    assert (seen["placed"], seen["held"], seen["started"], seen["executed"]) == (None, None, "190.00", "190.00")
 
 
 async def test_a_trailing_stop_keeps_where_it_was_over_a_restart(on_an_exchange_that_stays: Config) -> None:

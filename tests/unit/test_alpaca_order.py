@@ -36,6 +36,7 @@ ROW: dict[str, Any] = {
     "trail_amount": None,
     "trail_bps": None,
     "extended_hours": False,
+    "reason": "The exchange has it.",
     "triggered": False,
     "replaces": None,
     "created_at": AT,

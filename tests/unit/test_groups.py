@@ -196,6 +196,23 @@ def test_an_exit_that_may_not_go_out_yet_waits_until_it_may() -> None:
     assert world.do(wake) == [(2, "started", "IN PROGRESS")], "it is no new order"
 
 
+def test_what_is_traded_outside_the_session_triggers_nothing() -> None:
+    world = filled_bracket()
+    world.policy = Policy(is_open=lambda _: False)
+    assert world.wake(3, "100.00") == []
+    world.policy = Policy()
+    assert world.wake(3, "180.00")[0] == (3, "triggered", "HELD")
+
+
+def test_why_a_take_profit_is_cancelled_is_said_also_when_the_exchange_had_not_acknowledged_it() -> None:
+    world = bracket()
+    world.fill(1, 10, "190.00")
+    world.wake(3, "180.00")
+    world.say(2, "ACCEPTED")
+    world.say(2, "CANCELLED", "asked")
+    assert world.trade(2).reason == "The stop loss of its group was reached."
+
+
 def test_a_take_profit_is_not_cancelled_for_a_stop_loss_that_may_not_go_out() -> None:
     world = filled_bracket()
     world.controls = FixedControls(stopped="the kill switch")

@@ -150,6 +150,20 @@ async def test_a_trailing_stop_follows_every_price() -> None:
     assert world.prices() == [(1, "190.00", "190.00")]
 
 
+async def test_prices_outside_the_session_trigger_nothing_and_move_no_trailing_stop() -> None:
+    world = World()
+    world.triggers.hold(held(1, amount="5.00"))
+    world.triggers.saw(AAPL, dollars("190.00"))
+    world.policy = Policy(is_open=lambda _: False)
+    for price in ("300.00", "100.00"):
+        world.triggers.saw(AAPL, dollars(price))
+    world.policy = Policy()
+    world.triggers.saw(AAPL, dollars("185.01"))
+    assert world.prices() == []
+    world.triggers.saw(AAPL, dollars("185.00"))
+    assert world.prices() == [(1, "185.00", "185.00")]
+
+
 async def test_what_has_ended_or_is_of_another_symbol_hears_nothing() -> None:
     world = World()
     world.triggers.hold(held(1, stop="180.00"))
