@@ -20,18 +20,11 @@ from broker.core.activities import Activity, ActivityType, Made, Transfer, activ
 from broker.core.conditions import Conditions, DayTradingRule
 from broker.core.day_trades import DayTrades, first_counted_day
 from broker.core.history import (
-    Held,
-    Moved,
     Period,
-    Sample,
-    Samples,
     Timeframe,
-    after_id,
     first_id,
-    history,
     percent,
     points,
-    symbols_held,
 )
 from broker.core.hours import NEW_YORK
 from broker.core.margin import MarginFigures
@@ -40,15 +33,13 @@ from broker.core.postings import CASH
 from broker.core.risk import PDT_TRADES_MAX
 from broker.core.types import AccountType, CustomerId, Side, Symbol, Trade, TradeId
 from broker.db import Database
+from broker.worth import Worth
 
 log = structlog.get_logger()
 
 _LAST_ID = UUID(int=2**128 - 1)
 _SKEW = timedelta(hours=1)
 """An id is given a moment before or after the time that its transfer is booked under; nothing is this far off."""
-
-_LOOKUPS_MAX = 20_000
-"""Prices that one query looks up: it has to be done before the client's time is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +71,10 @@ class Portfolio:
     def __init__(self, database: Database, conditions: Callable[[], Conditions]) -> None:
         self._database = database
         self._conditions = conditions
+        self._worth = Worth(database, self._last)
+
+    def _last(self, symbol: Symbol) -> Money | None:
+        return self._conditions().market.last(symbol)
 
     # -------------------------------------------------------------- what it is worth now
 
@@ -171,15 +166,9 @@ class Portfolio:
     async def history(self, customer_id: CustomerId, period: Period, timeframe: Timeframe) -> answers.History:
         """Equity and gain at the points of a period, the last of them now."""
         conditions = self._conditions()
-        first = await self._database.fetch("first_transfer", customer_id)
-        opened = after_id(first[0]["transfer_id"]) if first else conditions.now
+        opened = await self._worth.opened(customer_id) or conditions.now
         times = points(period, timeframe, opened, conditions.now)
-        rows = await self._database.fetch("history_moves", customer_id, [first_id(at) for at in times[:-1]])
-        held = [Held(row["asset"], row["amount"], row["cost"]) for row in rows if not row["span"]]
-        moved = [Moved(**row) for row in rows if row["span"]]
-        symbols = symbols_held(held, moved)
-        samples = await self._samples(symbols, times)
-        shown = history(times, held, moved, samples, self._prices(symbols))
+        shown = await self._worth.at(customer_id, times)
         return {
             "period": period,
             "timeframe": timeframe,
@@ -190,19 +179,6 @@ class Portfolio:
             "profit_loss": [format_money(each) for each in shown.profit_loss],
             "profit_loss_pct": [_percent(each) for each in shown.profit_loss_pct],
         }
-
-    async def _samples(self, symbols: Sequence[Symbol], times: Sequence[datetime]) -> Samples:
-        samples: dict[tuple[str, int], Sample] = {}
-        at_once = max(1, _LOOKUPS_MAX // len(times))
-        for first in range(0, len(symbols), at_once):
-            for row in await self._database.fetch("history_prices", symbols[first : first + at_once], times):
-                samples[row["symbol"], row["point"]] = Sample(row["at"], Money(row["price"]))
-        return samples
-
-    def _prices(self, symbols: Sequence[Symbol]) -> dict[Symbol, Money]:
-        market = self._conditions().market
-        prices = {symbol: market.last(symbol) for symbol in symbols}
-        return {symbol: price for symbol, price in prices.items() if price is not None}
 
 
 # ------------------------------------------------------------------ the account

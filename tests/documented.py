@@ -45,7 +45,7 @@ def documents() -> tuple[Json, Json]:
     """The document of our own API, and that of Alpaca's dialect."""
     (mounted,) = (route.handler for route in routes() if route.path == "/openapi.json")
     api: DocsApi = mounted.__self__
-    return api.ours, api.alpaca
+    return api.document("/openapi.json"), api.document("/openapi-alpaca.json")
 
 
 def check(method: str, path: str, status: int, content: object) -> None:

@@ -14,8 +14,8 @@ from broker.alpaca.auth import AlpacaAuth
 from broker.alpaca.errors import bad_parameter, unprocessable
 from broker.alpaca.ids import account_id
 from broker.alpaca.models import Account, Configuration, ConfigurationBody, HistoryQuery, PortfolioHistory
+from broker.alpaca.points import fitting, last_close, points
 from broker.alpaca.requests import EARLIEST, body_of, day, moment, query_of, reply
-from broker.alpaca.worth import Worth, fitting, last_close, points
 from broker.config import Config
 from broker.controls import Controls, own_scope
 from broker.core import hours
@@ -25,6 +25,7 @@ from broker.core.types import AccountType, CustomerId
 from broker.db import Database
 from broker.openapi import operation
 from broker.portfolio import Portfolio
+from broker.worth import Worth
 
 _PERIOD = re.compile(r"([1-9][0-9]{0,3})([DWMAY])", re.ASCII)
 _DAYS = {"D": 1, "W": 7, "M": 30, "A": 365, "Y": 365}
@@ -71,9 +72,10 @@ class AccountRoutes:
         customer_id = (await self._auth.caller(request)).customer_id
         customer = (await self._database.fetch("customer", customer_id))[0]
         figures: Any = await self._portfolio.account(customer_id)
-        closed = last_close(self._now(), always_open=self._config.hours == "always")
-        opened = await self._worth.opened(customer_id)
-        worth = await self._worth.at(customer_id, [max(closed, opened)])  # also where a clock was set to before it
+        now = self._now()
+        closed = last_close(now, always_open=self._config.hours == "always")
+        before = max(closed, await self._worth.opened(customer_id) or now)  # also where a clock was set to before it
+        worth = await self._worth.at(customer_id, [before, max(before, now)])
         on_margin = figures["account_type"] == AccountType.MARGIN
         power, cash = figures["buying_power"], figures["cash"]
         blocked = figures["status"] != "active" or figures["trading_stopped"] is not None
@@ -160,14 +162,15 @@ class AccountRoutes:
         now = self._now()
         end, start = _span(query, now)
         timeframe = _timeframe(query, end - start)
-        opened = await self._worth.opened(customer_id)
+        opened = await self._worth.opened(customer_id) or now
         begin = max(start, min(opened, end))
         times = points(timeframe, begin, end)
         if opened > start and begin not in times:  # what is gained counts from the opening balance on
             times.insert(0, begin)
-        found = await self._worth.at(customer_id, [at for at in times if at < now])
-        shown = len(found.equity) if end >= now else len(found.equity) - 1
-        times = [*(at for at in times if at < now), now][:shown]
+        times = [*(at for at in times if at < now), now]
+        found = await self._worth.at(customer_id, times)
+        shown = len(times) if end >= now else len(times) - 1
+        times = times[:shown]
         days = [at.astimezone(hours.NEW_YORK).date() for at in times] or [end.astimezone(hours.NEW_YORK).date()]
         return reply(
             PortfolioHistory(

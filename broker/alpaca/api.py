@@ -17,7 +17,6 @@ from broker.alpaca.orders_read import Orders
 from broker.alpaca.positions import PositionsRoutes, Quote
 from broker.alpaca.symbols import Board, Symbols
 from broker.alpaca.watchlists import WatchlistsRoutes
-from broker.alpaca.worth import Worth
 from broker.auth import Authenticator
 from broker.config import Config
 from broker.controls import Controls
@@ -27,6 +26,7 @@ from broker.db import Database
 from broker.portfolio import Portfolio
 from broker.shards import Shards
 from broker.updates import Updates
+from broker.worth import Worth
 
 _UNKNOWN = ("/v1{rest:.*}", "/v2{rest:.*}", "/v3{rest:.*}", "//v{rest:.*}")
 """Where clients look for what there is not here: /v1beta1/news, /v3/clock; or with a URL of ours that ends in "/"."""
@@ -59,7 +59,7 @@ class AlpacaApi:
         orders = Orders(database)
         desk = Desk(shards, updates, database, orders, config)
         symbols = Symbols(market, controls, last, config.margin_maintenance_bps // 100)
-        worth = Worth(database, last, now)
+        worth = Worth(database, last)
         self._parts = (
             AccountRoutes(database, portfolio, worth, controls, auth, now, config),
             ActivitiesRoutes(database, auth),

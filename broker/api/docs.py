@@ -1,5 +1,6 @@
 """The OpenAPI documents of our API and of Alpaca's dialect, and a page to read them on. Open: they tell no secrets."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -156,16 +157,22 @@ def by_api(routes: Iterable[web.RouteDef]) -> tuple[list[web.RouteDef], list[web
 
 
 class DocsApi:
-    """The routes of the documents, which are made once, of all other routes."""
+    """The routes of the documents, which are made of all other routes, once: when somebody asks, not at the start."""
 
     def __init__(self, routes: Iterable[web.RouteDef]) -> None:
-        ours, alpaca = by_api(routes)
-        self.ours, self.alpaca = write_document(OURS, ours), write_document(ALPACA, alpaca)
-        self._served = {
-            "/openapi.json": _Served(orjson.dumps(self.ours), "application/json"),
-            "/openapi-alpaca.json": _Served(orjson.dumps(self.alpaca), "application/json"),
-            "/docs": _Served(PAGE.read_bytes(), "text/html"),
-        }
+        self._ours, self._alpaca = by_api(routes)
+        self._served: dict[str, _Served] = {}
+        self._making = asyncio.Lock()
+
+    def document(self, path: str) -> Json:
+        """The document at a path."""
+        is_ours = path == "/openapi.json"
+        return write_document(OURS, self._ours) if is_ours else write_document(ALPACA, self._alpaca)
+
+    def _make(self, path: str) -> _Served:
+        if path == "/docs":
+            return _Served(PAGE.read_bytes(), "text/html")
+        return _Served(orjson.dumps(self.document(path)), "application/json")
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -177,6 +184,9 @@ class DocsApi:
 
     async def serve(self, request: web.Request) -> web.Response:
         """One of them; 304 for a client that has it already."""
+        async with self._making:
+            if request.path not in self._served:  # beside the event loop: it takes a tenth of a second
+                self._served[request.path] = await asyncio.to_thread(self._make, request.path)
         served = self._served[request.path]
         headers = {"ETag": f'"{served.etag}"', "Cache-Control": "no-cache"}
         if served.content_type == "text/html":

@@ -49,7 +49,7 @@ _REACH = {
     Period.QUARTER: timedelta(91),
     Period.YEAR: timedelta(365),
 }
-_STEP = {
+STEPS = {
     Timeframe.MINUTE: timedelta(minutes=1),
     Timeframe.FIVE_MINUTES: timedelta(minutes=5),
     Timeframe.QUARTER_HOUR: timedelta(minutes=15),
@@ -65,7 +65,7 @@ def timeframes(period: Period) -> list[Timeframe]:
     """Those that make sense for a period: enough points to draw, and not too many."""
     if period is Period.ALL:
         return [Timeframe.DAY]
-    return [each for each, step in _STEP.items() if 2 * step <= _REACH[period] < step * POINTS_MAX]
+    return [each for each, step in STEPS.items() if 2 * step <= _REACH[period] < step * POINTS_MAX]
 
 
 def default_timeframe(period: Period) -> Timeframe:
@@ -83,7 +83,7 @@ def points(period: Period, timeframe: Timeframe, opened: datetime, now: datetime
     start = opened if reach is None else max(opened, now - reach)
     if start >= now:
         return [now]
-    between = list(_midnights(start, now) if timeframe is Timeframe.DAY else _full(_STEP[timeframe], start, now))
+    between = list(_midnights(start, now) if timeframe is Timeframe.DAY else _full(STEPS[timeframe], start, now))
     return [start, *between[:: len(between) // POINTS_MAX + 1], now]
 
 

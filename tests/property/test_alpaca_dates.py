@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from broker.alpaca.account import AccountRoutes
 from broker.alpaca.activities import ActivitiesRoutes
 from broker.alpaca.errors import answers
-from broker.alpaca.worth import Worth
 from broker.config import Config
 from broker.core.history import POINTS_MAX
+from broker.worth import Worth
 
 offsets = st.integers(-1_439, 1_439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 dates = st.one_of(
@@ -60,7 +60,7 @@ def nobody() -> tuple[Any, Any]:
 @example(datetime(2026, 11, 22, tzinfo=UTC), {"start": "0020-01-01", "end": "0030-01-01"})
 def test_a_history(now: datetime, query: dict[str, str]) -> None:
     auth, database = nobody()
-    worth = Worth(database, lambda symbol: None, lambda: now)
+    worth = Worth(database, lambda symbol: None)
     routes = AccountRoutes(database, Mock(), worth, Mock(), auth, lambda: now, Config())
     status, found = asked(routes.history, query)
     assert status in {200, 422}, found

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from broker.alpaca.errors import AlpacaError
+from broker.alpaca.points import fitting, last_close, points
 from broker.alpaca.requests import basis_points, boolean, count, day, moment, number, price, symbols, whole_shares, word
-from broker.alpaca.worth import fitting, last_close, points
 from broker.core.history import POINTS_MAX, Timeframe
 
 
