@@ -753,7 +753,9 @@ async def test_what_rests_is_taken_out_when_its_broker_hears_of_nothing(broker):
         await asyncio.wait_for(taken_out(), 5)
         broker.answer = lambda events: 204
         await eventually(lambda: resting["id"] in broker.ended())
-        assert broker.events_of(resting["id"])[-1]["reason"] == "too many callbacks wait"
+        # Not the last one: what was answered 503 comes again, and its repetitions keep no order.
+        ends = {event["reason"] for event in broker.events_of(resting["id"]) if event["type"] == "CANCELLED"}
+        assert ends == {"too many callbacks wait"}
 
 
 async def test_too_many_open_orders_make_it_unhealthy(broker):
