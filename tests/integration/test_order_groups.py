@@ -265,11 +265,7 @@ async def spoiled(broker: Broker, statement: str) -> AsyncIterator[None]:
     off = "ALTER TABLE trade DISABLE TRIGGER USER"
     await broker.fetch(off)
     try:
-        await broker.fetch("ALTER TABLE trade DROP CONSTRAINT sell_holds_what_it_leaves")
-        await broker.fetch("ALTER TABLE trade DROP CONSTRAINT status_fits_figures")
         await broker.fetch("ALTER TABLE trade DROP CONSTRAINT value_follows_quantity")
-        await broker.fetch("ALTER TABLE trade DROP CONSTRAINT filled_within_the_limit")
-        await broker.fetch("ALTER TABLE trade DROP CONSTRAINT ended_when_it_has")
         await broker.fetch(statement)
         yield
     finally:

@@ -10,7 +10,7 @@ import pytest
 from broker.config import Config
 from broker.db import Database, query
 from tests.builders import NOW
-from tests.integration.test_schema import execution, figures, fill_of, new_trade
+from tests.integration.test_schema import commit, execution, figures, fill_of, new_trade
 
 NAMES = sorted(
     file.name.removesuffix(".sql")
@@ -129,3 +129,54 @@ async def test_the_commits_statements_scan_no_table(dsn: str) -> None:
     assert len(seen) > 10, "auto_explain showed nothing"
     scans = [plan for plan in seen if "Seq Scan on" in plan and "Seq Scan on status_change" not in plan]
     assert not scans, scans[0]
+
+
+@pytest.mark.parametrize("batch", [1, 150])
+async def test_what_a_commit_reads_does_not_grow_with_the_tables(batch: int, dsn: str) -> None:
+    """Its plans are kept: here they are made on small tables, where reading all of one would be the fastest."""
+    connection: asyncpg.Connection = await asyncpg.connect(dsn, server_settings=Database(dsn, Config()).settings())
+    owner: asyncpg.Connection = await asyncpg.connect(dsn, server_settings={"search_path": "broker"})
+    made = [await a_customer(connection, number) for number in range(batch)]
+    for _ in range(2):
+        await place_and_settle(connection, made)
+    await owner.execute(
+        "INSERT INTO account (owner_id, asset) SELECT n, '$USD' FROM generate_series(10001, 30000) AS n"
+    )
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    before = await rows_read(owner)
+    await place_and_settle(connection, made[:1])
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    read = await rows_read(owner) - before
+    await connection.close()
+    await owner.close()
+    assert 0 < read < 50
+
+
+async def a_customer(connection: asyncpg.Connection, number: int) -> int:
+    made = "SELECT create_customer('x', 'cash', $1, $2, 10000000, $3, -2, 0)"
+    return int(await connection.fetchval(made, f"k{number}", bytes(32), uuid4()))
+
+
+async def place_and_settle(connection: asyncpg.Connection, customers: list[int]) -> None:
+    """One trade of each, in two commits."""
+    of_these = "SELECT owner_id, version FROM account WHERE asset = '$USD' AND owner_id = ANY($1)"
+    versions = dict(await connection.fetch(of_these, customers))
+    trades = [(customer, uuid4(), uuid4()) for customer in customers]
+    claims = [(customer, versions[customer]) for customer in customers]
+    placed = [new_trade(trade, customer, versions[customer] + 1, hold=200, quantity=1) for customer, trade, _ in trades]
+    await commit(connection, claims=claims, placed=placed)
+    await commit(
+        connection,
+        claims=[(customer, version + 1) for customer, version in claims],
+        opened=[(-1, "$USD"), (-1, "AAPL"), *((customer, "AAPL") for customer in customers)],
+        settled=[figures(trade, "FILLED", 0, 1, 100, 3, quantity=1) for _, trade, _ in trades],
+        transfers=[(transfer, "fill", "r") for *_, transfer in trades],
+        postings=[line for customer, _, transfer in trades for line in fill_of(transfer, customer, 1, 100)],
+        executions=[execution(str(transfer), trade, 1, 100, transfer) for _, trade, transfer in trades],
+    )
+
+
+async def rows_read(connection: asyncpg.Connection) -> int:
+    """Of all tables together, through an index or without."""
+    counts = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read) FROM pg_stat_user_tables"
+    return int(await connection.fetchval(counts + " WHERE relname <> 'status_change'"))

@@ -249,6 +249,10 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             "trade_client_order_id",
             {"placed": [new_trade(uuid4(), second, seq, hold=0, client_id="mine") for seq in (1, 2)]},
         ),
+        "a client order id without end": (
+            "client_order_id_fits",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, client_id="x" * 201)]},
+        ),
         "a limit order without a limit": (
             "prices_fit_the_type",
             {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="limit")]},
