@@ -125,6 +125,11 @@ class Shard:
                 item.reply.exception()  # whoever waited may be gone: that is not an error of ours
 
     @property
+    def has_enough_to_do(self) -> bool:
+        """Whether work that nobody waits for had better come later: at most a batch of it stands before a customer's."""
+        return len(self._queue) >= min(self._config.batch_max, self._config.shard_queue_max // 2)
+
+    @property
     def at_rest(self) -> bool:
         """Nothing is queued and nothing is being committed."""
         return not self._queue and not self._busy
@@ -437,7 +442,10 @@ class Shards:
 
     def submit(self, customer_id: CustomerId, command: Command) -> asyncio.Future[Any]:
         """Queue a command at the customer's shard. Raises Overloaded; awaiting may raise Unanswered or BrokenRule."""
-        return self._shards[customer_id % len(self._shards)].submit(customer_id, command)
+        return self._shard_of(customer_id).submit(customer_id, command)
+
+    def _shard_of(self, customer_id: CustomerId) -> Shard:
+        return self._shards[customer_id % len(self._shards)]
 
     async def report(self, reports: Sequence[Report]) -> None:
         """Take in what the exchange says, from a callback or from asking it; ends when it is durable.
@@ -469,12 +477,10 @@ class Shards:
     async def recover(self, versions: Mapping[CustomerId, int]) -> None:
         """Take up the open trades of these customers again: after a start, or where another process was at work."""
         for customer_id, version in versions.items():
-            while True:
-                try:
-                    self.submit(customer_id, Advance(customer_id, version))
-                    break
-                except Overloaded:
-                    await asyncio.sleep(0.01)
+            shard = self._shard_of(customer_id)
+            while shard.has_enough_to_do:
+                await asyncio.sleep(0.005)
+            shard.submit(customer_id, Advance(customer_id, version))
 
     async def drain(self, seconds: float) -> bool:
         """Wait until all that was queued is committed; False if that took longer."""
