@@ -126,7 +126,7 @@ class Shard:
 
     @property
     def has_enough_to_do(self) -> bool:
-        """Whether work that nobody waits for had better come later: at most a batch of it stands before a customer's."""
+        """Whether what nobody waits for had better come later: at most a batch of it stands before a customer's."""
         return len(self._queue) >= min(self._config.batch_max, self._config.shard_queue_max // 2)
 
     @property
@@ -478,7 +478,7 @@ class Shards:
         """Take up the open trades of these customers again: after a start, or where another process was at work."""
         for customer_id, version in versions.items():
             shard = self._shard_of(customer_id)
-            while shard.has_enough_to_do:
+            while shard.has_enough_to_do:  # noqa: ASYNC110 - once, at the start: not worth an event on the hot path
                 await asyncio.sleep(0.005)
             shard.submit(customer_id, Advance(customer_id, version))
 

@@ -90,6 +90,10 @@ def new_trade(
     )
 
 
+def with_columns(row: Row, changes: dict[int, object]) -> Row:
+    return tuple(changes.get(number, value) for number, value in enumerate(row))
+
+
 def figures(
     id_: UUID,
     status: str,
@@ -248,6 +252,35 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
         "the same client order id twice": (
             "trade_client_order_id",
             {"placed": [new_trade(uuid4(), second, seq, hold=0, client_id="mine") for seq in (1, 2)]},
+        ),
+        "a reservation below nothing": (
+            "hold_not_negative",
+            {"placed": [new_trade(uuid4(), second, 1, hold=-5, status="PLACED")]},
+        ),
+        "an order for nothing": ("trade_is_complete", {"placed": [new_trade(uuid4(), second, 1, hold=0, quantity=0)]}),
+        "an order for more than anybody has": (
+            "trade_is_complete",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, quantity=10_000_001)]},
+        ),
+        "shares for nothing": (
+            "value_follows_quantity",
+            {"settled": [figures(AT_WORK, "FILLED", 0, 5, 0, 3)]},
+        ),
+        "an order that replaces none and knows what that had filled": (
+            "replaces_filled_is_of_another",
+            {"placed": [with_columns(new_trade(uuid4(), second, 1, hold=0), {14: 3})]},
+        ),
+        "an idempotency key without end": (
+            "idempotency_key_fits",
+            {"placed": [with_columns(new_trade(uuid4(), second, 1, hold=0), {11: "x" * 201})]},
+        ),
+        "a trail of all of the price": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="trailing_stop", trail=(None, 10_000))]},
+        ),
+        "a limit of nothing": (
+            "prices_fit_the_type",
+            {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="limit", limit=0)]},
         ),
         "a client order id without end": (
             "client_order_id_fits",
@@ -420,7 +453,7 @@ async def test_a_margin_account_owes_cash_up_to_its_credit_and_no_shares(
         assert refusal.value.constraint_name == "never_overdrawn"
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await owner.execute("INSERT INTO account (owner_id, asset, floor) VALUES ($1, 'AAPL', -5)", made)
-    assert refusal.value.constraint_name == "credit_is_cash_of_customers_on_margin"
+    assert refusal.value.constraint_name == "credit_needs_a_margin_account"
 
 
 async def test_a_finished_trade_takes_one_more_event_and_nothing_else(
