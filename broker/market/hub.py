@@ -167,7 +167,10 @@ class Hub:
         self._queue: deque[Follower] = deque()
         self._batches: list[list[Follower]] = [[] for _ in range(_SLOTS)]
         self._slow: list[Follower] = []
+        # Set where there is something to do: an idle broker is not woken 250 times a second.
         self._news = asyncio.Event()
+        self._batched = asyncio.Event()
+        self._lagging = asyncio.Event()
 
     # -------------------------------------------------------------- who follows
 
@@ -233,6 +236,7 @@ class Hub:
                 follower.queued = True
                 if follower.batch:
                     self._batches[follower.slot].append(follower)
+                    self._batched.set()
                 else:
                     queue.append(follower)
         if conflated and topic.earlier is None:
@@ -264,6 +268,10 @@ class Hub:
         loop, slot = asyncio.get_running_loop(), 0
         due = loop.time()
         while True:
+            if not any(self._batches):
+                self._batched.clear()
+                await self._batched.wait()
+                due = loop.time()
             due = max(due + self._batch_s / _SLOTS, loop.time() - self._batch_s)
             await asyncio.sleep(due - loop.time())
             slot = (slot + 1) % _SLOTS
@@ -279,6 +287,7 @@ class Hub:
         if waiting and pending:
             follower.buffered, follower.moved_at = waiting, monotonic()
             self._slow.append(follower)
+            self._lagging.set()
             return 0
         follower.queued = False
         sent = len(pending)
@@ -296,14 +305,21 @@ class Hub:
 
     async def _watch_slow(self) -> None:
         while True:
+            if not self._slow:
+                self._lagging.clear()
+                await self._lagging.wait()
             await asyncio.sleep(_LOOK_S)
             now = monotonic()
             slow, self._slow = self._slow, []
             for follower in slow:
                 waiting = follower.transport.get_write_buffer_size()
                 if not waiting or not follower.pending:
-                    (self._batches[follower.slot] if follower.batch else self._queue).append(follower)
-                    self._news.set()
+                    if follower.batch:
+                        self._batches[follower.slot].append(follower)
+                        self._batched.set()
+                    else:
+                        self._queue.append(follower)
+                        self._news.set()
                 elif waiting >= follower.buffered and now - follower.moved_at >= self._stall_s:
                     self._cut.inc()
                     self.gone(follower)

@@ -5,8 +5,10 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import orjson
 import pytest
 
+from bench.fill import fill
 from broker.config import Config
 from broker.db import Database, query
 from tests.builders import NOW
@@ -84,6 +86,31 @@ async def test_a_hot_query_scans_no_table(name: str, dsn: str) -> None:
     await connection.close()
     assert "Index" in plan
     assert "Seq Scan" not in plan, plan
+
+
+PAGES_MAX, PAGES_OF_A_ROW = 200, 8
+"""Pages that a hot query may touch, and for each row of its answer. Each of the large tables has over 400."""
+
+
+async def test_a_hot_query_touches_few_pages_of_grown_tables(dsn: str) -> None:
+    await fill(dsn, 1_500, 30_000)
+    connection = await Database(dsn, Config()).connect()
+    over: dict[str, float] = {}
+    answered: dict[str, float] = {}
+    for name, arguments in HOT.items():
+        work = connection.transaction()
+        await work.start()
+        explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query(name)
+        (explained,) = orjson.loads(await connection.fetchval(explain, *arguments))
+        await work.rollback()
+        plan = explained["Plan"]
+        assert "Seq Scan" not in str(plan), name
+        pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        over[name] = pages - PAGES_OF_A_ROW * plan["Actual Rows"] - PAGES_MAX
+        answered[name] = plan["Actual Rows"]
+    await connection.close()
+    assert answered["orders"] == 20, "the customer has no orders, and this shows nothing"
+    assert {name: pages for name, pages in over.items() if pages > 0} == {}
 
 
 async def test_the_commits_statements_scan_no_table(dsn: str) -> None:
