@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# One line of flags for `broker serve`: make run ARGS="--port 9000"
+# One line of flags for `broker serve`, or for the bench: make run ARGS="--port 9000", make bench ARGS=--quick
 ARGS ?=
 CLIENTS := $(patsubst requirements/clients/%.in,%,$(wildcard requirements/clients/*.in))
+BENCHES := $(patsubst requirements/bench/%.in,%,$(wildcard requirements/bench/*.in))
 
 .DEFAULT_GOAL := help
 .PHONY: help run setup dev test check format bench lock clean
@@ -54,9 +55,25 @@ format: dev ## put the code into its format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: dev ## the figures of the README, with their references
-	@$(BIN)/python -m bench.place_trade
+# What only the bench runs: its plots, and the peers. A peer that needs another Python is left out where there is none.
+PYTHONS = $(BIN)/python
+$(VENV)/bench/matching-engine/.made: PYTHONS = python3.14 python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python)
+$(VENV)/bench/%/.made: requirements/bench/%.lock | $(VENV)/.dev
+	@echo "Setting up $(@D) (once; about ten seconds) ..." >&2
+	@for each in $(PYTHONS); do \
+	  "$$each" -c '' 2>/dev/null || continue; \
+	  "$$each" -m venv --clear --without-pip $(@D) && \
+	    $(PIP) --python $(@D)/bin/python install --require-hashes --no-deps --only-binary :all: -r $< && touch $@; exit; \
+	done; echo "None of $(PYTHONS) is here: the bench goes without it." >&2
+
+bench: dev $(BENCHES:%=$(VENV)/bench/%/.made) ## the figures of the README, with their references and plots
+	@$(BIN)/python -m bench.place_trade $(ARGS)
 	@$(BIN)/python -m bench.stream
+
+.PHONY: bench-grown
+# Fills 25 GB below TMPDIR first; to fill once only: make bench-grown ARGS="--keep FOLDER"
+bench-grown: dev ## the broker with a million customers and ten million past trades
+	@$(BIN)/python -m bench.grown $(ARGS)
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
@@ -66,6 +83,9 @@ lock: ## resolve requirements/*.lock anew (needs uv: pip install uv)
 	for each in $(CLIENTS); do \
 	  $(COMPILE) requirements/clients/$$each.in $$(ls requirements/clients/$$each.overrides 2>/dev/null | sed 's/^/--override /') -o requirements/clients/$$each.lock || exit 1; \
 	done
+	$(COMPILE) requirements/bench/plots.in -o requirements/bench/plots.lock
+	$(COMPILE) requirements/bench/papertrade-india.in -o requirements/bench/papertrade-india.lock
+	$(subst 3.11,3.12,$(COMPILE)) requirements/bench/matching-engine.in -o requirements/bench/matching-engine.lock
 
 clean: ## remove the environment and caches (never data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

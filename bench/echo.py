@@ -1,6 +1,6 @@
 """The reference for acknowledgements: a bare aiohttp handler that reads the same request and answers as many bytes."""
 
-import sys
+import asyncio
 
 import uvloop
 from aiohttp import web
@@ -27,8 +27,8 @@ async def main() -> None:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     print(runner.addresses[0][1], flush=True)
-    await __import__("asyncio").Event().wait()
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))
+    uvloop.run(main())

@@ -1,239 +1,327 @@
-"""PlaceTrade: acknowledged and settled trades a second, beside two references that are measured in the same run.
+"""PlaceTrade: acknowledged and settled trades a second and what each takes, beside references measured in the same run.
 
-    python -m bench.place_trade [--trades 10000] [--connections 1 64] [--rounds 3]
+    python -m bench.place_trade [--quick] [--trades 5000] [--rounds 3] [--connections 1 64 256]
+                                [--rates 100 430 1000 1500 2000 2500] [--seconds 10]
 
 Everything is a process of its own on this machine: PostgreSQL (durable: checked), the simulated exchange over real HTTP
-both ways, the server under test, the load generator. The servers take turns, round by round, so that a machine whose
-speed drifts drifts for all of them. Prints a table and, for programs, one line of JSON a row in bench/results/.
+both ways, the server under test, the load generator, the customers who listen. The servers take turns, round by round,
+so that a machine whose speed drifts drifts for all of them; each is warmed up before. What is measured:
+
+- 201: from the request to its answer. In the open loop from the moment that the request was due.
+- FILLED as the client sees it: from the same moment until a customer who follows its orders on the order stream has
+  read the message. A tenth of the customers follow, in a process of their own: streams of all would be a load of their
+  own. The broker encodes and sends their messages meanwhile, so this costs it a little.
+- settled/s: from the first start to the last settlement of all trades, by `updated_at`, once each of them is read as
+  FILLED from the database. `settled p50` in the same way; it is the time of the decision, a commit before the truth,
+  and it is all that there is of the plain way, which has no streams.
+- CPU of server, exchange and PostgreSQL, transactions that write, and commands in a batch, for each trade.
+
+A closed loop on 1 connection has a fifth of the trades. The references: a bare aiohttp echo of the same request, the
+plain way (bench/plain.py), pgbench of the same rows (bench/pgbench.py), and peers (bench/peers.py). Prints tables and
+the aims, and writes one line of JSON a row and the plots to bench/results/.
 """
 
 import argparse
-import asyncio
 import json
 import os
-import platform
 import random
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
+from bench import pgbench
+from bench.figures import Spent, batches, commits, cpu_below_s, cpu_s, keep, machine, percentile, stolen_s
+from bench.order_streams import Fills, following
+from bench.peers import MISSING, gateway, orders, papertrade, program
+from bench.report import BROKER, ECHO, ENGINE, ENGINE_ONE, PAPERTRADE, PGBENCH, PLAIN, Report, Row
+from bench.servers import SYMBOLS, Exchange, broker, exchange, fetch, module, process
 
-from broker.core.signing import encode_secret
-
-BROKER = str(Path(sys.executable).with_name("broker"))
-CUSTOMERS = 500
-SYMBOLS = ["AAPL", "MSFT", "GOOGL", "AMZN", "NVDA", "META", "TSLA", "SPY", "QQQ", "JPM"]
-ENVIRONMENT = {
-    **os.environ,
-    "BROKER_WEBHOOK_SECRETS": encode_secret(bytes(range(32))),
-    "BROKER_LOG_LEVEL": "warning",
-}
-
-
-@dataclass
-class Row:
-    """One server's figures in one round. Times in ms."""
-
-    server: str
-    connections: int
-    trades: int
-    acknowledged_per_s: float
-    ack_p50: float
-    ack_p99: float
-    settled_per_s: float | None = None
-    filled_p50: float | None = None
-    filled_p99: float | None = None
-    server_cpu_us: float | None = None  # of the server's process, for each trade
+FOLLOWERS = 100
+OPEN_CONNECTIONS = 512
+"""So many that no request waits for one, short of a stall: then it counts its wait."""
+PEER_CONNECTIONS = 64
+_OPEN_TRADES = "SELECT FROM trade WHERE status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED') LIMIT 1"
+_ENDED = """SELECT trade_id::text, status, extract(epoch FROM updated_at)::float8 AS ended
+    FROM trade WHERE trade_id = ANY($1::uuid[])"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Server:
     """A server under test."""
 
     name: str
     port: int
-    process: subprocess.Popen[bytes]
+    pid: int
     tokens: list[str]
     dsn: str | None = None
+    exchange: Exchange | None = None
+    metrics: str | None = None  # the URL of a broker, which has /metrics
+    fills: Fills | None = None
+
+    def spent(self) -> Spent:
+        """What it has used up so far."""
+        return Spent(
+            cpu_s(self.pid),
+            cpu_below_s(self.pid),
+            cpu_s(self.exchange.process.pid) if self.exchange else 0.0,
+            commits(self.dsn) if self.dsn else 0,
+            *(batches(self.metrics) if self.metrics else ()),
+        )
 
 
-@contextmanager
-def _process(*command: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**ENVIRONMENT, **environment})
-    assert process.stdout is not None
-    try:
-        yield process, process.stdout.readline().decode()
-    finally:
-        process.terminate()
-        process.wait(15)
+@dataclass(frozen=True)
+class Setting:
+    """How much is measured."""
+
+    trades: int
+    rounds: int
+    connections: Sequence[int]
+    rates: Sequence[float]
+    seconds: float
 
 
-def _module(name: str) -> tuple[str, ...]:
-    return sys.executable, "-m", name
+def servers(stack: ExitStack, folder: Path) -> tuple[Server, Server, Server]:
+    """The broker, the plain way and the bare echo, on one exchange; each with customers and a database of its own."""
+    at = stack.enter_context(exchange())
+    ready = stack.enter_context(broker(folder / "broker", at))
+    fills = stack.enter_context(following(ready.port, ready.tokens[:FOLLOWERS]))
+    with broker(folder / "plain", at) as maker:  # it makes the customers; then the plain way has its data
+        tokens = maker.tokens
+    environment = {"DATA": str(folder / "plain"), "EXCHANGE": at.url}
+    plain, line = stack.enter_context(process(*module("bench.plain"), **environment))
+    where: dict[str, Any] = json.loads(line)
+    echo, port = stack.enter_context(process(*module("bench.echo")))
+    return (
+        Server(BROKER, ready.port, ready.process.pid, ready.tokens, ready.dsn, at, ready.url, fills),
+        Server(PLAIN, where["port"], plain.pid, tokens, where["dsn"], at),
+        Server(ECHO, int(port), echo.pid, ready.tokens),
+    )
 
 
-def _servers(stack: ExitStack, folder: Path) -> list[Server]:
-    """The broker, the plain way and the bare echo; broker and plain way each with an exchange and a database."""
-    flags = ("--port", "0", "--json")
-    _, line = stack.enter_context(_process(BROKER, "exchange", *flags))
-    exchange = json.loads(line)["url"]
-    broker_flags = (*flags, "--exchange", exchange, "--demo", str(CUSTOMERS))
-    broker, line = stack.enter_context(_process(BROKER, "serve", *broker_flags, "--data", str(folder / "broker")))
-    ready = json.loads(line)
-    tokens = [customer["token"] for customer in ready["customers"]]
-    # The plain way works on a database of its own, made and then left alone by a second broker.
-    alone = ("--recover-every-s", "1000000", "--data", str(folder / "plain"))
-    _, line = stack.enter_context(_process(BROKER, "serve", *broker_flags, *alone))
-    database = json.loads(line)
-    plain, port = stack.enter_context(_process(*_module("bench.plain"), DSN=database["database"], EXCHANGE=exchange))
-    echo, echo_port = stack.enter_context(_process(*_module("bench.echo")))
-    return [
-        Server("broker", int(ready["url"].rsplit(":", 1)[1]), broker, tokens, ready["database"]),
-        Server("plain way", int(port), plain, [c["token"] for c in database["customers"]], database["database"]),
-        Server("bare echo", int(echo_port), echo, tokens),
-    ]
+# ------------------------------------------------------------------ one measurement
 
 
-def _load(server: Server, connections: int, trades: int, rng: random.Random) -> Any:
-    def body() -> str:
-        return json.dumps({"stockTicker": rng.choice(SYMBOLS), "type": "BUY", "quantity": 1})
-
-    plan = {
-        "host": "127.0.0.1",
-        "port": server.port,
-        "path": "/api/v1/trades",
-        "connections": connections,
-        "requests": [[rng.choice(server.tokens), body()] for _ in range(trades)],
-    }
-    command = _module("bench.load")
-    output = subprocess.run(command, input=json.dumps(plan).encode(), stdout=subprocess.PIPE, check=True).stdout
-    result = json.loads(output)
-    assert result["statuses"] == {"201": trades}, result["statuses"]
+def load(port: int, connections: int, requests: list[list[str]], **more: Any) -> dict[str, Any]:
+    """Run the load generator."""
+    plan = {"host": "127.0.0.1", "port": port, "path": "/api/v1/trades", "connections": connections, **more}
+    command = module("bench.load")
+    given = json.dumps({**plan, "requests": requests}).encode()
+    result: dict[str, Any] = json.loads(subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True).stdout)
     return result
 
 
-async def _fetch(dsn: str, sql: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": "broker"})
-    try:
-        return list(await connection.fetch(sql))
-    finally:
-        await connection.close()
+def measure(
+    server: Server, trades: int, rng: random.Random, connections: int, per_s: float | None = None, round_: int = 0
+) -> Row:
+    """One server, one round: the load, then wait until every trade has ended."""
 
+    def body() -> str:
+        return json.dumps({"stockTicker": rng.choice(SYMBOLS), "type": "BUY", "quantity": 1})
 
-def _until_all_end(dsn: str) -> None:
-    open_trades = "SELECT FROM trade WHERE status IN ('PLACED', 'IN PROGRESS', 'PARTIALLY FILLED') LIMIT 1"
-    while asyncio.run(_fetch(dsn, open_trades)):
-        time.sleep(0.05)
-
-
-def _cpu_us(process: subprocess.Popen[bytes]) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
-
-
-def _ms(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))] * 1000
-
-
-def measure(server: Server, connections: int, trades: int, rng: random.Random) -> Row:
-    """One server, one round: closed loop, then wait until every trade has ended."""
-    before = _cpu_us(server.process)
-    result = _load(server, connections, trades, rng)
-    row = Row(
-        server.name,
-        connections,
-        trades,
-        trades / result["seconds"],
-        _ms(result["latencies"], 0.5),
-        _ms(result["latencies"], 0.99),
-    )
+    requests = [[rng.choice(server.tokens), body()] for _ in range(trades)]
+    before = server.spent()
+    result = load(server.port, connections, requests, per_s=per_s)
+    assert result["statuses"] == {"201": trades}, result["statuses"]
     if server.dsn:
         _until_all_end(server.dsn)
-        row.server_cpu_us = (_cpu_us(server.process) - before) / trades
-        sql = "SELECT trade_id::text, status, extract(epoch FROM updated_at)::float8 AS ended FROM trade"
-        ended = {trade["trade_id"]: trade for trade in asyncio.run(_fetch(server.dsn, sql))}
-        mine = [ended[answer] for answer in result["answers"]]
-        assert {trade["status"] for trade in mine} == {"FILLED"}, "only settled trades count"
-        waits = [trade["ended"] - began for trade, began in zip(mine, result["started"], strict=True)]
-        row.settled_per_s = trades / (max(trade["ended"] for trade in mine) - min(result["started"]))
-        row.filled_p50, row.filled_p99 = _ms(waits, 0.5), _ms(waits, 0.99)
+    used = server.spent() - before
+    row = Row(server.name, round_, connections, per_s, trades, trades / result["seconds"])
+    row.ack_p50, row.ack_p99 = _p50_p99(result["latencies"])
+    row.server_cpu_us = used.server_cpu_s / trades * 1e6
+    if per_s is not None:
+        row.late_p99 = percentile(result["late"], 0.99) * 1000
+    if server.dsn:
+        row.exchange_cpu_us = used.exchange_cpu_s / trades * 1e6
+        row.postgres_cpu_us = used.postgres_cpu_s / trades * 1e6
+        row.commits = used.commits / trades
+        _settled(row, server.dsn, result)
+    if server.metrics:
+        row.batch = used.batched / used.batches
+    if server.fills:
+        _filled(row, server.fills, set(server.tokens[:FOLLOWERS]), requests, result)
     return row
 
 
-def _durable(dsn: str) -> dict[str, str]:
-    names = ("fsync", "synchronous_commit", "full_page_writes", "server_version")
-    found = {name: asyncio.run(_fetch(dsn, f"SHOW {name}"))[0][0] for name in names}
-    assert [found[name] for name in names[:3]] == ["on"] * 3, found
-    return found
+def _settled(row: Row, dsn: str, result: dict[str, Any]) -> None:
+    """What the database says of these trades."""
+    ended = {trade["trade_id"]: trade for trade in fetch(dsn, _ENDED, result["answers"])}
+    mine = [ended[answer] for answer in result["answers"]]
+    found = Counter(trade["status"] for trade in mine)
+    assert found == {"FILLED": row.trades}, f"only settled trades count: {found}"
+    times = [trade["ended"] for trade in mine]
+    row.settled_per_s = row.trades / (max(times) - min(result["started"]))
+    row.settled_p50, row.settled_p99 = _p50_p99(
+        [end - start for end, start in zip(times, result["started"], strict=True)]
+    )
 
 
-def _median(rows: list[Row], server: str, connections: int, figure: str) -> float:
-    mine = [row for row in rows if (row.server, row.connections) == (server, connections)]
-    return float(statistics.median(getattr(row, figure) for row in mine))
+def _filled(row: Row, fills: Fills, tokens: set[str], requests: list[list[str]], result: dict[str, Any]) -> None:
+    """What the customers who follow have heard of these trades."""
+    theirs = [number for number, (token, _) in enumerate(requests) if token in tokens]
+    heard = fills.heard([result["answers"][number] for number in theirs])
+    row.fills_heard = len(heard)
+    row.filled_p50, row.filled_p99 = _p50_p99(
+        [time_ - result["started"][number] for time_, number in zip(heard, theirs, strict=True)]
+    )
 
 
-def _table(rows: list[Row], connections: list[int]) -> Iterator[str]:
-    yield "| connections | server | 201/s | 201 p50 / p99 ms | settled/s | FILLED p50 / p99 ms | CPU us/trade |"
-    yield "|---|---|---|---|---|---|---|"
-    for number in connections:
-        for server in ("broker", "plain way", "bare echo"):
+def _until_all_end(dsn: str) -> None:
+    while fetch(dsn, _OPEN_TRADES):
+        time.sleep(0.05)
 
-            def figure(name: str, digits: int = 0, server: str = server, number: int = number) -> str:
-                return f"{_median(rows, server, number, name):,.{digits}f}"
 
-            ack = f"{figure('acknowledged_per_s')} | {figure('ack_p50', 1)} / {figure('ack_p99', 1)}"
-            rest = "| | | |"
-            if server != "bare echo":
-                filled = f"{figure('filled_p50', 1)} / {figure('filled_p99', 1)}"
-                rest = f"| {figure('settled_per_s')} | {filled} | {figure('server_cpu_us')} |"
-            yield f"| {number} | {server} | {ack} {rest}"
-    for number in connections:
-        acks = [_median(rows, server, number, "acknowledged_per_s") for server in ("broker", "bare echo")]
-        settled = [_median(rows, server, number, "settled_per_s") for server in ("broker", "plain way")]
-        yield ""
-        yield (
-            f"At {number} connections: acknowledgements {acks[0] / acks[1]:.0%} of the bare echo's; "
-            f"settled trades {settled[0] / settled[1]:.1f} times the plain way's."
-        )
+def _p50_p99(seconds: Sequence[float]) -> tuple[float, float]:
+    return percentile(seconds, 0.5) * 1000, percentile(seconds, 0.99) * 1000
+
+
+# ------------------------------------------------------------------ the references
+
+
+def measure_pgbench(server: Server, dsn: str, trades: int, round_: int = 0) -> Row:
+    """pgbench, on the database server of the broker."""
+    before = server.spent()
+    per_s, latencies = pgbench.run(dsn, trades)
+    used = server.spent() - before
+    row = Row(PGBENCH, round_, pgbench.CLIENTS, None, len(latencies), settled_per_s=per_s)
+    row.settled_p50, row.settled_p99 = _p50_p99(latencies)
+    row.postgres_cpu_us = used.postgres_cpu_s / len(latencies) * 1e6
+    row.commits = used.commits / len(latencies)
+    return row
+
+
+def measure_papertrade(python: Path, folder: Path, trades: int, round_: int = 0) -> Row:
+    """papertrade-india, on an empty database."""
+    folder.mkdir()
+    seconds, latencies = papertrade(python, folder, trades)
+    row = Row(PAPERTRADE, round_, None, None, trades, settled_per_s=trades / seconds)
+    row.settled_p50, row.settled_p99 = _p50_p99(latencies)
+    return row
+
+
+def measure_engine(
+    name: str, engine: Path, folder: Path, markets: Sequence[str], trades: int, rng: random.Random, round_: int = 0
+) -> Row:
+    """matching-engine, with an empty log; each trade is two orders."""
+    folder.mkdir()
+    with gateway(engine, folder, markets) as (running, port):
+        load(port, PEER_CONNECTIONS, orders(markets, max(1, trades // 5), rng))  # warm-up
+        before = cpu_s(running.pid)
+        result = load(port, PEER_CONNECTIONS, orders(markets, trades, rng), field="status")
+        used = cpu_s(running.pid) - before
+    shutil.rmtree(folder)
+    assert Counter(result["answers"]) == {"resting": trades, "filled": trades}, Counter(result["answers"])
+    row = Row(name, round_, PEER_CONNECTIONS, None, trades, 2 * trades / result["seconds"])
+    row.settled_per_s = trades / result["seconds"]
+    row.ack_p50, row.ack_p99 = _p50_p99(result["latencies"])
+    row.server_cpu_us = used / trades * 1e6
+    return row
+
+
+# ------------------------------------------------------------------ all of them
+
+
+def measure_all(setting: Setting, folder: Path, stack: ExitStack, found: dict[str, Any]) -> Iterator[Row]:
+    """Every row, as it is measured; what is true of the whole run goes into `found`."""
+    rng = random.Random(1)
+    three = servers(stack, folder)
+    mine = three[0]
+    assert mine.dsn
+    found["machine"] = machine(mine.dsn, folder)
+    database = pgbench.prepare(mine.dsn) if pgbench.program() else None
+    python = program(PAPERTRADE, "python")
+    engine = program(ENGINE, "matching-engine")
+    for name, missing, why in (
+        (PGBENCH, database is None, "not found beside the programs of PostgreSQL"),
+        (PAPERTRADE, python is None, MISSING[PAPERTRADE]),
+        (ENGINE, engine is None, MISSING[ENGINE]),
+    ):
+        if missing:
+            yield Row(name, skipped=why)
+    for server in three:
+        measure(server, max(1, setting.trades // 5), rng, 64)  # warm-up
+    if database:
+        measure_pgbench(mine, database, max(8, setting.trades // 5))
+    for round_ in range(1, setting.rounds + 1):
+        for connections in setting.connections:
+            trades = setting.trades if connections > 1 else setting.trades // 5
+            for server in three:
+                yield measure(server, trades, rng, connections, round_=round_)
+        if database:
+            yield measure_pgbench(mine, database, setting.trades, round_)
+        if python:
+            yield measure_papertrade(python, folder / f"papertrade-{round_}", setting.trades, round_)
+        if engine:
+            for name, markets in ((ENGINE, SYMBOLS), (ENGINE_ONE, SYMBOLS[:1])):
+                yield measure_engine(name, engine, folder / "engine", markets, setting.trades, rng, round_)
+        for rate in setting.rates:
+            trades = round(rate * setting.seconds)
+            yield measure(mine, trades, rng, OPEN_CONNECTIONS, rate, round_)
+
+
+def _said(row: Row) -> str:
+    if row.skipped:
+        return f"  {row.server}: {row.skipped}"
+    at = f"{row.connections} connections" if row.connections else "in process"
+    if row.offered_per_s:
+        at = f"{row.offered_per_s:,.0f}/s offered"
+    figures = [
+        f"201 {row.acknowledged_per_s:,.0f}/s, p50 {row.ack_p50:.1f} p99 {row.ack_p99:.1f} ms"
+        if row.acknowledged_per_s
+        else "",
+        f"settled {row.settled_per_s:,.0f}/s" if row.settled_per_s else "",
+        f"FILLED p50 {row.filled_p50:.1f} p99 {row.filled_p99:.1f} ms" if row.filled_p50 else "",
+    ]
+    return f"  {row.round}: {row.server:28} {at:18} {'; '.join(figure for figure in figures if figure)}"
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trades", type=int, default=10_000, help="trades in one round at the most connections")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--trades", type=int, default=5000, help="in one round of a closed loop, and of a reference")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 256], help="of the closed loop")
+    parser.add_argument("--rates", type=float, nargs="*", default=[100, 430, 1000, 1500, 2000, 2500])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one round of an open loop")
+    parser.add_argument("--quick", action="store_true", help="a look, in about a minute: figures that prove nothing")
     options = parser.parse_args()
-    rng = random.Random(1)
+    setting = Setting(options.trades, options.rounds, options.connections, options.rates, options.seconds)
+    if options.quick:
+        setting = Setting(1000, 1, options.connections, (430, 1000, 2000), 3.0)
+    began, stolen = time.monotonic(), stolen_s()
+    found: dict[str, Any] = {"load_before": round(os.getloadavg()[0], 2)}
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        servers = _servers(stack, folder)
-        assert servers[0].dsn
-        durable = _durable(servers[0].dsn)
-        for server in servers:
-            measure(server, 64, 1000, rng)  # warm-up
-        for _ in range(options.rounds):
-            for connections in options.connections:
-                trades = options.trades if connections > 8 else options.trades // 10
-                rows += [measure(server, connections, trades, rng) for server in servers]
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, PostgreSQL {durable['server_version']}"
-    print(f"{machine}, fsync and synchronous_commit on; medians of {options.rounds} rounds\n")
-    print("\n".join(_table(rows, options.connections)))
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
-    lines = [json.dumps({"machine": machine, **asdict(row)}) for row in rows]
-    (results / f"place_trade-{stamp}.jsonl").write_text("\n".join(lines) + "\n")
+        for row in measure_all(setting, folder, stack, found):
+            rows.append(row)
+            print(_said(row), file=sys.stderr, flush=True)
+    took = time.monotonic() - began
+    found |= {"run_s": round(took, 1), "stolen_cpu_s": round(stolen_s() - stolen, 1)}
+    path = keep("place_trade", map(asdict, rows), **found)
+    report = Report(rows)
+    head = (
+        f"{found['machine']}",
+        f"{setting.trades:,} trades in a closed loop, {setting.seconds:g} s in an open one; rounds: {setting.rounds}, "
+        "figures are medians with the least and the most",
+        f"took {took:.0f} s, of which other guests of the host had {found['stolen_cpu_s']} CPU seconds; "
+        f"the load average before was {found['load_before']}",
+        "",
+    )
+    print("\n".join((*head, *report.tables(), "", *report.aims())))
+    print(f"\n{path}")
+    plots = program("plots", "python")
+    if plots:
+        subprocess.run((str(plots), "-m", "bench.plots", str(path)), check=True)
+    else:
+        print("No plots: `make bench` installs what draws them.")
 
 
 if __name__ == "__main__":

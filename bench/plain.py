@@ -3,19 +3,26 @@
 The same schema, decisions and wire; but each step of each trade is a transaction of its own on a pooled connection, the
 account is read from the database every time, and the exchange is spoken to one order and one event a request.
 
-    DSN=… EXCHANGE=… BROKER_WEBHOOK_SECRETS=… python -m bench.plain
+    DATA=… EXCHANGE=… BROKER_WEBHOOK_SECRETS=… python -m bench.plain
+
+It works on the data folder of a broker that has ended, runs that folder's PostgreSQL, and prints {"port", "dsn"}.
 """
 
 import asyncio
+import json
 import math
 import os
 import random
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import aiohttp
 import orjson
+import structlog
 import uvloop
 from aiohttp import web
 from uuid_utils.compat import uuid7
@@ -30,6 +37,7 @@ from broker.core.conditions import Conditions
 from broker.core.messages import Event, PlaceTrade, Report, TradeEvent
 from broker.core.types import CustomerId, Side, Status, Symbol, Trade, TradeId
 from broker.db import Database
+from broker.embedded import EmbeddedPostgres
 from broker.exchange import HttpVenue, decode_secrets, read_reports
 from broker.ledger import Ledger
 from broker.market.feed import Feed, Update
@@ -153,12 +161,8 @@ class Plain:
             ended.set_result(None)
 
 
-async def main() -> None:
-    """Serve until killed."""
-    log.configure("warning")  # standard output is for the port
-    assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
-    database = Database(os.environ["DSN"], Config(place_wait_s=30, database_timeout_s=30))  # it is slow, not broken
-    await database.open()
+async def serve(database: Database) -> None:
+    """Serve until cancelled."""
     quotes = OneVenue(math.inf)
 
     def take(update: Update) -> None:
@@ -180,8 +184,25 @@ async def main() -> None:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         venue.callback_url = f"http://127.0.0.1:{port}/webhooks/exchange"
-        print(port, flush=True)
+        print(json.dumps({"port": port, "dsn": database.dsn}), flush=True)
         await feed
+
+
+async def main() -> None:
+    """Run the folder's PostgreSQL, and serve until SIGTERM."""
+    log.configure("warning")  # standard output is for the port
+    assert decode_secrets(os.environ["BROKER_WEBHOOK_SECRETS"])
+    postgres = await EmbeddedPostgres.start(Path(os.environ["DATA"]), structlog.get_logger())
+    database = Database(postgres.dsn, Config(place_wait_s=30, database_timeout_s=30))  # it is slow, not broken
+    await database.open()
+    serving = asyncio.create_task(serve(database))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    try:
+        with suppress(asyncio.CancelledError):
+            await serving
+    finally:
+        await database.close()
+        await postgres.stop()
 
 
 if __name__ == "__main__":

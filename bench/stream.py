@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.place_trade import BROKER, ENVIRONMENT
+from bench.servers import BROKER, ENVIRONMENT
 
 LIMIT_MS = 100
 ROUNDS = 5
