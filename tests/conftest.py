@@ -4,9 +4,11 @@ import asyncio
 import gc
 import itertools
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from broker.app import serve
 from broker.assembly import Running
 from broker.commands.running import raise_open_files
 from broker.config import Config
+from broker.core.bars import day_of
 from broker.embedded import EmbeddedPostgres
 from broker.schema import install
 from broker.verify import verify
@@ -124,6 +127,21 @@ async def eventually(probe: Callable[[], Awaitable[Any]], within_s: float = 10) 
         await asyncio.sleep(0.01)
 
 
+@asynccontextmanager
+async def narrow(client: Client) -> AsyncIterator[Client]:
+    """The same customer with the smallest buffers there are: who does not read is soon behind."""
+
+    def make(address: Any) -> socket.socket:
+        family, type_, protocol, _, _ = address
+        made = socket.socket(family, type_, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        made.setblocking(False)
+        return made
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=make)) as http:
+        yield replace(client, http=http)
+
+
 @dataclass
 class Broker:
     """A broker that runs in this process, and how to reach it."""
@@ -186,8 +204,20 @@ async def run_broker(config: Config) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 def config(dsn: str, tmp_path: Path) -> Config:
-    """A configuration on a fresh database, on any free port; two shards, so that they are tried together."""
-    return Config(port=0, database=dsn, data=tmp_path / "data", log_level="error", keepalive_s=10.0, shards=2)
+    """A configuration on a fresh database, on any free port; two shards, so that they are tried together.
+
+    Answers are waited for so long that no test fails because the machine stood still for a moment.
+    """
+    return Config(
+        port=0,
+        database=dsn,
+        data=tmp_path / "data",
+        log_level="error",
+        keepalive_s=10.0,
+        shards=2,
+        place_wait_s=15.0,
+        order_wait_s=15.0,
+    )
 
 
 @pytest.fixture
@@ -196,6 +226,13 @@ async def broker(config: Config) -> AsyncIterator[Broker]:
     async with run_broker(config) as running:
         yield running
         await running.books_are_right()
+
+
+@pytest.fixture
+async def no_midnight() -> None:
+    """New York's day does not end within the next half minute: else wait for the new one."""
+    while day_of(datetime.now(UTC)) != day_of(datetime.now(UTC) + timedelta(seconds=30)):
+        await asyncio.sleep(1)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class System:
     folder: Path
     faults: list[str] = field(default_factory=list)
     customers: int = 20
+    flags: list[str] = field(default_factory=list)  # of `broker serve`
     broker: Process | None = None
     exchange: Process | None = None
     ready: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class System:
         for process in (self.broker, self.exchange):
             if process is not None and process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-                await asyncio.wait_for(process.wait(), 10)
+                await asyncio.wait_for(process.wait(), 30)
 
     async def start_exchange(self) -> None:
         """Start it, or start it again on the same port."""
@@ -62,7 +64,7 @@ class System:
         """Start it, or start it again on the same port and folder."""
         exchange = f"http://127.0.0.1:{self.exchange_port}"
         flags = ["--port", str(self.broker_port), "--data", str(self.folder / "broker"), "--exchange", exchange]
-        self.broker, self.ready = await self._start("serve", *flags, "--demo", str(self.customers))
+        self.broker, self.ready = await self._start("serve", *flags, *self.flags, "--demo", str(self.customers))
         self.broker_port = int(self.ready["url"].rsplit(":", 1)[1])
 
     async def _start(self, command: str, *flags: str) -> tuple[Process, dict[str, Any]]:
@@ -132,7 +134,7 @@ class Clients:
         """Each customer belongs to one client, so that the order of its answers is the order of its placing."""
         customers = self.system.ready["customers"]
         share = trades // clients
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http, asyncio.TaskGroup() as tasks:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http, asyncio.TaskGroup() as tasks:
             for number in range(clients):
                 mine = customers[number::clients] or [customers[number % len(customers)]]
                 tasks.create_task(self._client(http, mine, share, random.Random(self.rng.random())))
@@ -237,6 +239,16 @@ def order_of(rng: random.Random) -> dict[str, Any]:
     if kind in {"stop_loss", "stop_limit"}:
         order["stop_price"] = f"{price + (5 if side == 'buy' else -5)}.50"
     return order
+
+
+async def reaches(least: int, count: Callable[[], int], load: asyncio.Task[None], within_s: float = 60) -> None:
+    """Wait until so much was done under this load; fails when the load ends, or the time, before that."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + within_s
+    while count() < least:
+        assert not load.done(), f"the load has ended after {count()} of {least}: {load}"
+        assert loop.time() < until, f"{count()} of {least} within {within_s} s: there was no load"
+        await asyncio.sleep(0.01)
 
 
 async def all_end(system: System, within_s: float) -> dict[str, asyncpg.Record]:

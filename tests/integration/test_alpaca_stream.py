@@ -18,7 +18,7 @@ from broker.config import Config
 from broker.core.types import CustomerId
 from broker.db import Database, query
 from broker.order_feed import Reader
-from tests.conftest import Broker, Client, eventually, run_broker
+from tests.conftest import Broker, Client, eventually, narrow, run_broker
 from tests.integration.test_order_stream import every_kind_of_step, quiet_desk, rejected
 from tests.integration.test_webhook import event, fill
 
@@ -547,10 +547,10 @@ async def test_a_client_that_takes_nothing_is_cut_off(with_settings: Callable[..
     settings = with_settings(stream_stall_s=0.3, stream_buffer_max=4096, stream_ping_s=60.0)
     async with run_broker(settings) as broker:
         client = await broker.customer()
-        async with listening(client) as socket:
+        async with narrow(client) as slow, listening(slow) as socket:
             transport = socket._response.connection.transport  # type: ignore[union-attr]
             transport.pause_reading()
-            for _ in range(400):
+            for _ in range(100):
                 await rejected(client)
 
             async def is_cut() -> bool:
@@ -558,6 +558,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(with_settings: Callable[..
                 return "broker_stream_cut_total 1.0" in text
 
             await eventually(is_cut)
+            transport.abort()  # else it waits for the end of what it does not read
 
 
 async def metrics(broker: Broker) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from websockets.legacy import client as legacy
 from broker.config import Config
 from broker.core import signing
 from broker.core.bars import minute_of
-from tests.conftest import Broker, Client, run_broker
+from tests.conftest import Broker, Client, narrow, run_broker
 from tests.integration.test_webhook import KEY, QuietExchange
 
 WITHIN_S = 5.0
@@ -309,7 +309,7 @@ async def test_a_key_in_the_handshake_is_enough(broker: Broker, packed: bool) ->
 
 
 async def test_what_is_said_before_the_key_is_refused(with_settings: Callable[..., Config]) -> None:
-    async with run_broker(with_settings(stream_refusal_s=0.1, stream_auth_s=1.0)) as broker:
+    async with run_broker(with_settings(stream_refusal_s=0.1, stream_auth_s=30.0)) as broker:
         client = await broker.customer()
         async with connected(client) as stream:
             await stream.say(action="subscribe", quotes=["AAPL"])
@@ -319,9 +319,12 @@ async def test_what_is_said_before_the_key_is_refused(with_settings: Callable[..
             await stream.say(action="auth", key=credentials(client)[0], secret="no")
             assert await stream.hear() == error(402, "auth failed")
             await stream.ended()
-        async with connected(client) as stream:
-            assert await stream.hear() == error(404, "auth timeout")
-            await stream.ended()
+
+
+async def test_who_says_nothing_hears_that_it_is_too_late(with_settings: Callable[..., Config]) -> None:
+    async with run_broker(with_settings(stream_auth_s=0.3)) as broker, connected(await broker.customer()) as stream:
+        assert await stream.hear() == error(404, "auth timeout")
+        await stream.ended()
 
 
 async def test_what_makes_no_sense_ends_nothing(broker: Broker) -> None:
@@ -357,14 +360,16 @@ async def test_a_slow_client_holds_up_nobody_and_is_cut_off(with_settings: Calla
     settings = with_settings(stream_stall_s=0.5, stream_buffer_max=4096, stream_ping_s=60.0)
     async with run_broker(settings) as broker:
         client = await broker.customer()
-        async with authenticated(client) as slow, authenticated(client) as quick:
+        async with narrow(client) as behind, authenticated(behind) as slow, authenticated(client) as quick:
             for stream in (slow, quick):
                 await stream.say(action="subscribe", quotes=["*"], trades=["*"])
                 await stream.hear()
-            slow.ws._response.connection.transport.pause_reading()  # type: ignore[union-attr]
-            async with asyncio.timeout(30):
+            transport = slow.ws._response.connection.transport  # type: ignore[union-attr]
+            transport.pause_reading()
+            async with asyncio.timeout(60):
                 while "broker_stream_cut_total 1.0" not in await metrics(broker):
                     await quick.frame()
+            transport.abort()  # else it waits for the end of what it does not read
             for _ in range(20):
                 await quick.frame()
 

@@ -67,7 +67,7 @@ async def test_an_early_close_is_tested_in_a_second(with_settings: Callable[...,
         async def expired() -> bool:
             return await status_of(customer, placed) == "expired"
 
-        await eventually(expired, within_s=1)
+        await eventually(expired)
         refused = await order(customer)
         assert refused["code"] == "past_market_hours", refused
         _, shown = await customer.call("GET", "/api/v1/clock")
@@ -117,7 +117,7 @@ async def test_the_clock_of_an_exchange_elsewhere_is_followed(with_settings: Cal
             _, shown = await customer.call("GET", "/api/v1/clock")
             return moment(shown["timestamp"]) == BEFORE + timedelta(hours=1)
 
-        await eventually(follows, within_s=2)
+        await eventually(follows)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from tests.conftest import Broker, eventually, run_broker
 
 BROKER = Path(sys.executable).with_name("broker")
 WITHIN_S = 30.0
-STOPS_WITHIN_S = 5.0
+STOPS_WITHIN_S = 15.0
 AT_ONCE = asyncio.Semaphore(3)
 """Processes that start at the same time: each takes half a second of one core."""
 
@@ -227,7 +227,7 @@ async def test_the_commands_of_the_banner_work_as_they_are_pasted(dsn: str, tmp_
         assert (placed["status"], placed["quantity"]) == ("PLACED", 10)
         placed_at = time.monotonic()
         while (trade := (await shell(list_))["trades"][0])["status"] != "FILLED":
-            assert time.monotonic() - placed_at < 1.0, trade
+            assert time.monotonic() - placed_at < 10.0, trade
         assert trade["tradeId"] == placed["tradeId"]
         assert (await shell(balance))["held"] == "0.00"
         assert [each["quantity"] for each in (await shell(positions))["positions"]] == [10]

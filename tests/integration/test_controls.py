@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 from broker import cli
 from broker.batch import Overloaded
 from broker.config import Config
 from broker.controls import Controls
+from broker.core import signing
 from broker.core.conditions import Limits
 from broker.core.messages import CancelAll
 from broker.core.types import AccountType, CustomerId
@@ -23,6 +25,7 @@ from broker.shards import Unanswered
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 from tests.conftest import Broker, Client, eventually, run_broker
+from tests.integration.test_webhook import Desk, QuietExchange, fill
 
 CONTROLS = "/admin/v1/controls"
 LIMITS = "/admin/v1/limits"
@@ -126,18 +129,31 @@ async def test_under_load_nothing_is_started_after_the_answer(broker: Broker) ->
     customers = await asyncio.gather(*(broker.customer("10000000.00") for _ in range(8)))
     stop = asyncio.Event()
 
+    taken = 0
+
     async def load(customer: Client) -> None:
+        nonlocal taken
         while not stop.is_set():
             status, answer = await customer.place("BUY", "AAPL", 1)
             assert status == 201, answer
+            taken += 1
+
+    async def goes_on() -> None:
+        """So many trades later."""
+        before = taken
+
+        async def enough() -> bool:
+            return taken >= before + 50
+
+        await eventually(enough, 20)
 
     async with asyncio.TaskGroup() as tasks:
         for customer in customers:
             tasks.create_task(load(customer))
-        await asyncio.sleep(0.3)
+        await goes_on()
         status, answer = await switch(broker, "all", cancel_open=True)
         (row,) = await broker.fetch("SELECT now() AS at")
-        await asyncio.sleep(0.3)
+        await goes_on()  # of these trades at most eight were under way before
         stop.set()
     assert (status, answer["not_reached"]) == (200, 0)
     started = "SELECT count(*) FROM event WHERE step = 'started' AND at > $1"
@@ -157,18 +173,23 @@ async def test_under_load_nothing_is_started_after_the_answer(broker: Broker) ->
 
 
 async def test_a_waiting_queue_is_refused_when_its_turn_comes(with_settings: Callable[..., Config]) -> None:
-    async with slow_exchange(400) as settings, run_broker(with_settings(**settings)) as broker:
-        customer = await broker.customer()
-        ids = [(await customer.place("BUY", "AAPL", 1))[1]["tradeId"] for _ in range(3)]
-        await eventually(lambda: at_the_exchange(customer, ids[0]))
-        await switch(broker, f"customer:{customer.customer_id}", "under review")
-        ended = [await customer.ended(each) for each in ids]
-        assert [(trade["status"], trade["reason"].partition(" at ")[0]) for trade in ended] == [
-            ("FILLED", "Filled 1 AAPL"),
-            ("REJECTED", "trading stopped: under review."),
-            ("REJECTED", "trading stopped: under review."),
-        ]
-        await broker.books_are_right()
+    exchange = QuietExchange()
+    async with TestServer(exchange.app()) as server:
+        settings = with_settings(exchange=str(server.make_url("/")), webhook_secrets=signing.encode_secret(KEY))
+        async with run_broker(settings) as broker:
+            customer = await broker.customer()
+            desk = Desk(broker, exchange, customer)
+            ids = [await desk.order(), *[(await customer.place("BUY", "AAPL", 1))[1]["tradeId"] for _ in range(2)]]
+            await switch(broker, f"customer:{customer.customer_id}", "under review")
+            assert [await status_of(customer, each) for each in ids] == ["IN PROGRESS", "PLACED", "PLACED"]
+            assert await desk.says([fill(ids[0], "e-1")], key=KEY) == (204, None)
+            ended = [await customer.ended(each) for each in ids]
+            assert [(trade["status"], trade["reason"].partition(" at ")[0]) for trade in ended] == [
+                ("FILLED", "Filled 10 AAPL"),
+                ("REJECTED", "trading stopped: under review."),
+                ("REJECTED", "trading stopped: under review."),
+            ]
+            await broker.books_are_right()
 
 
 async def at_the_exchange(customer: Client, trade_id: str) -> bool:

@@ -54,6 +54,17 @@ class ScriptedExchange:
         return {trade_id: self.states[trade_id] for trade_id in trade_ids if trade_id in self.states}
 
 
+class Clock:
+    """10 ms pass whenever somebody looks: time stands still where the machine does, and goes on with what is done."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 0.01
+        return self.now
+
+
 class Floor:
     """A desk, the exchange it works with, and what reached the shards."""
 
@@ -64,6 +75,7 @@ class Floor:
         self.refusal: Exception = Overloaded("full")
         self.metrics = Metrics()
         self.desk = Dispatcher(self.exchange, "sim", self.take, config, self.metrics, random.Random(1))
+        self.desk._now = self.clock = Clock()  # type: ignore[method-assign]
 
     async def take(self, reports: Sequence[Report]) -> None:
         if self.refuse_takes:
@@ -76,12 +88,17 @@ class Floor:
 
     async def called(self, *calls: tuple[str, int]) -> None:
         """The exchange heard these calls first, in this order."""
-        await eventually(lambda: _true(len(self.exchange.calls) >= len(calls)), within_s=5)
+        await eventually(lambda: _true(len(self.exchange.calls) >= len(calls)), within_s=20)
         assert self.exchange.calls[: len(calls)] == list(calls)
 
     async def heard(self, *reports: Report) -> None:
         """These reports reached the shards."""
-        await eventually(lambda: _true(self.taken == list(reports)), within_s=5)
+        await eventually(lambda: _true(self.taken == list(reports)), within_s=20)
+
+    async def passes(self, seconds: float) -> None:
+        """So much of the desk's time passes."""
+        until = self.clock.now + seconds
+        await eventually(lambda: _true(self.clock.now >= until), within_s=20)
 
 
 async def _true(value: bool) -> bool:
@@ -150,7 +167,7 @@ async def test_an_order_that_was_taken_anyway_is_not_sent_again() -> None:
 async def test_an_order_that_was_taken_and_is_denied_later_is_sent_again_only_after_a_while() -> None:
     async with floor() as here:
         here.desk.send(a_trade())
-        await eventually(lambda: _true(here.exchange.calls.count(("execute", 1)) == 2), within_s=5)
+        await eventually(lambda: _true(here.exchange.calls.count(("execute", 1)) == 2), within_s=20)
         between = here.exchange.calls[1:-1]
         assert between.count(("lookup", 1)) >= 3, "it was believed too soon"
 
@@ -197,7 +214,7 @@ def a_resting_trade() -> Trade:
 
 async def test_that_a_limit_order_was_taken_is_reported_at_once() -> None:
     """So that the customer's next trade need not wait for a callback that was lost."""
-    async with floor(look_after_s=10) as here:
+    async with floor(look_after_s=10, look_max_s=10) as here:
         trade = a_resting_trade()
         here.desk.send(trade)
         await here.heard(Report(trade.trade_id, ReportType.ACCEPTED, "sim"))
@@ -210,7 +227,7 @@ async def test_an_order_that_rests_is_asked_about_rarely() -> None:
         trade.acknowledged = True
         here.exchange.states[trade.trade_id] = []
         here.desk.watch(trade)
-        await asyncio.sleep(0.35)
+        await here.passes(0.35)
         assert 1 <= here.exchange.calls.count(("lookup", 1)) <= 3
 
 
@@ -223,18 +240,18 @@ async def test_a_cancel_is_asked_for_until_the_trade_has_ended() -> None:
         here.exchange.cancel_fails = 1
         here.desk.watch(trade)
         here.desk.cancel(trade)
-        await eventually(lambda: _true(here.exchange.calls.count(("cancel", 1)) >= 3), within_s=5)
+        await eventually(lambda: _true(here.exchange.calls.count(("cancel", 1)) >= 3), within_s=20)
         here.desk.done(trade.trade_id)
 
 
 async def test_what_could_not_be_cancelled_is_asked_about_at_once() -> None:
-    async with floor(look_after_s=10) as here:
+    async with floor(look_after_s=10, look_max_s=10) as here:
         trade = a_resting_trade()
         here.exchange.ended = {trade.trade_id}
         here.exchange.states[trade.trade_id] = [filled(trade)]
         here.exchange.execute_answer = here.desk.cancel
         here.desk.send(trade)
-        await eventually(lambda: _true(filled(trade) in here.taken), within_s=5)
+        await eventually(lambda: _true(filled(trade) in here.taken), within_s=20)
 
 
 async def test_a_cancel_goes_out_after_its_order() -> None:
@@ -279,7 +296,7 @@ async def test_after_a_switch_nothing_goes_out_that_it_covers() -> None:
         await here.called(("execute", 1))
         here.desk._stopped = lambda _: "trading stopped: wrong prices."
         here.desk.send(second)
-        await eventually(lambda: _true(len(here.taken) == 2))
+        await eventually(lambda: _true(len(here.taken) == 2), within_s=20)
         assert here.taken == [
             withdrawn(second, "trading stopped: wrong prices."),
             withdrawn(first, "trading stopped: wrong prices."),
@@ -367,7 +384,7 @@ async def test_a_cancel_that_is_not_durable_yet_is_not_asked_for() -> None:
         here.desk.watch(trade)
         trade.cancel_requested = True
         await here.called(("lookup", 1))
-        await asyncio.sleep(0.1)
+        await here.passes(0.1)
         assert ("cancel", 1) not in here.exchange.calls
         here.desk.watch(trade)  # read again from the database, where it is requested
         await eventually(lambda: _true(("cancel", 1) in here.exchange.calls))

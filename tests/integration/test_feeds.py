@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from broker.market.recorded import RecordedSource
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 from tests.conftest import Client, eventually, run_broker
+from tests.integration.test_router import down_for_long
 from tests.integration.test_stream import hear, say, stream, until
 
 KEY = bytes(range(32))
@@ -82,7 +83,7 @@ async def test_a_recorded_feed_is_played_as_if_it_were_now(with_settings: Callab
             await say(socket, "subscribe", *symbols, channels=["quotes", "trades"])
             trade = (await until(socket, "trade"))["data"]
             at = datetime.fromisoformat(trade["timestamp"])
-            assert timedelta(0) <= datetime.now(UTC) - at < timedelta(seconds=1), "when it comes, not ahead of now"
+            assert timedelta(0) <= datetime.now(UTC) - at < timedelta(minutes=1), "when it comes, not ahead of now"
         _, bars = await customer.call("GET", f"/api/v1/bars/{trade['symbol']}")
         assert bars["bars"][-1]["volume"] >= trade["quantity"]
 
@@ -120,12 +121,12 @@ async def test_a_recording_with_times_that_cannot_be_ends_the_feed_and_nothing_e
 async def test_a_recording_of_nothing_but_a_snapshot_is_not_played_without_a_pause(tmp_path: Path) -> None:
     message = {"type": "snapshot", "sequence": 1, "quotes": [a_quote()]}
     source = RecordedSource(recording(tmp_path / "feed.gz", message))
-    heard = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(1.5), aclosing(source.messages()) as messages:
-            async for _ in messages:
-                heard += 1
-    assert heard == 2
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(30), aclosing(source.messages()) as messages:
+        for _ in range(3):
+            await anext(messages)
+    assert loop.time() - began >= 1.9, "two pauses of a second"
 
 
 async def test_a_recording_says_nothing_about_whether_the_exchange_is_there(
@@ -146,7 +147,7 @@ async def test_a_recording_says_nothing_about_whether_the_exchange_is_there(
         await exchange.stop()
         status, waits = await order(first)
         assert (status, waits["status"]) == (201, "validated")
-        await asyncio.sleep(1.0)
+        await down_for_long(broker)
         status, refused = await order(second)
         assert (status, refused["code"]) == (400, "exchange_unavailable")
 

@@ -72,6 +72,7 @@ async def test_a_quote_has_prices_sizes_and_the_days_figures(broker: Broker) -> 
     assert abs(moment(quote["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_the_previous_close_is_yesterdays(config: Config) -> None:
     yesterday = day_of(datetime.now(UTC)) - timedelta(hours=12)
     async with run_broker(config) as broker:
@@ -208,6 +209,7 @@ async def test_a_page_of_larger_bars_is_shorter_where_it_is_made_of_too_many(wit
         assert (status, answer["error"]) == (400, "limit takes a whole number from 1 to 120.")
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_the_running_minute_is_among_todays_bars(broker: Broker) -> None:
     customer = await broker.customer()
 
@@ -375,6 +377,7 @@ async def test_new_yorks_hours_are_told(with_settings: WithSettings) -> None:
         ]
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_the_calendar_begins_today_and_has_at_most_a_year(broker: Broker) -> None:
     customer = await broker.customer()
     today = trade_date(datetime.now(UTC))

@@ -3,13 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
+from broker.api.bench_exchange import ExchangeApi
 from broker.config import Config
+from broker.core.money import Money
 from broker.core.signing import encode_secret
+from broker.core.types import Symbol
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
 from broker.verify import verify
@@ -20,8 +23,15 @@ from tests.integration.test_orders import ORDERS, becomes, cash, order
 
 @pytest.fixture(autouse=True)
 def a_price_is_heard_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `price` relies on: its answer waits until the broker has heard it."""
-    monkeypatch.setattr("broker.api.bench_exchange._HEAR_S", 5.0)
+    """What `price` relies on: its answer waits until the broker has heard it, here also on a machine that stalls."""
+
+    async def hear(self: ExchangeApi, symbol: Symbol, price: Money) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                while self._last(symbol) != price:
+                    await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(ExchangeApi, "_hear", hear)
 
 
 async def price(broker: Broker, amount: str) -> None:

@@ -98,7 +98,7 @@ async def test_a_feed_is_recorded_as_it_came(exchange, tmp_path):
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{exchange}/v1/feed") as feed:
         await feed.receive()
         seen: list[Any] = []
-        recording = asyncio.create_task(record(f"{exchange}/", path, "--seconds", 0.5))
+        recording = asyncio.create_task(record(f"{exchange}/", path, "--seconds", 3))
         while not recording.done():
             seen.append(await feed.receive_json(loads=orjson.loads))
     ended = await recording
@@ -108,7 +108,7 @@ async def test_a_feed_is_recorded_as_it_came(exchange, tmp_path):
     assert len(updates) > 10
     began = [message["sequence"] for message in seen].index(snapshot["sequence"])
     assert updates == seen[began + 1 : began + 1 + len(updates)]
-    assert all(line.after_ms <= 500 for line in read_recording(path))
+    assert all(line.after_ms <= 3_000 for line in read_recording(path))
 
 
 async def test_only_some_symbols_are_recorded(exchange, tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -95,6 +96,9 @@ class RecordingDesk:
         self.over.append(trade_id)
 
 
+RETRIES = "broker_commit_retries_total", {"why": "unavailable"}
+
+
 class Bench:
     """A shard at work, and its surroundings."""
 
@@ -150,13 +154,23 @@ class Bench:
             for trade in [trade for id_, trade in self.desk.trades.items() if id_ not in self.desk.over]:
                 await self.fill(trade)
 
+    async def gives_up(self, retries: int = 1) -> None:
+        """All who wait hear that there is no answer, after the database was away for so many commits."""
+
+        async def retried() -> bool:
+            return (self.metrics.registry.get_sample_value(*RETRIES) or 0) >= retries
+
+        await eventually(retried)
+        self.shard.expire(math.inf)
+
     async def books_are_right(self) -> None:
         assert not [finding for finding in await verify(self.database.dsn) if finding.row]
 
 
 @asynccontextmanager
 async def at_work(dsn: str, **settings: Any) -> AsyncIterator[Bench]:
-    config = Config(database=dsn, shards=1, **settings)
+    """Nobody waits too long for an answer, however busy the machine is, unless the test says so: see `gives_up`."""
+    config = Config(**{"database": dsn, "shards": 1, "place_wait_s": 60.0} | settings)
     database = Database(dsn, config)
     await database.open()
     bench = Bench(database, config)
@@ -272,10 +286,12 @@ async def test_a_poisoned_command_stops_nobody_else(bench: Bench) -> None:
 
 
 async def test_while_the_database_is_away_nothing_is_half_done(dsn: str) -> None:
-    async with at_work(dsn, place_wait_s=0.2) as bench:
+    async with at_work(dsn) as bench:
         customer = await bench.customer()
         bench.store.down = True
-        results = await asyncio.gather(*(bench.place(customer) for _ in range(10)), return_exceptions=True)
+        waiting = [bench.place(customer) for _ in range(10)]
+        await bench.gives_up()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(result) for result in results] == [Unanswered] * 10
         bench.store.down = False
         placed = await bench.place(customer)
@@ -285,7 +301,7 @@ async def test_while_the_database_is_away_nothing_is_half_done(dsn: str) -> None
 
 
 async def test_a_full_queue_refuses_at_once(dsn: str) -> None:
-    async with at_work(dsn, shard_queue_max=5, place_wait_s=0.2) as bench:
+    async with at_work(dsn, shard_queue_max=5) as bench:
         customer = await bench.customer()
         waiting = [bench.place(customer) for _ in range(5)]
         with pytest.raises(Overloaded):
@@ -374,24 +390,27 @@ async def test_an_end_whose_commit_was_not_answered_ends_at_the_desk_too(bench: 
 
 async def test_a_commit_that_lands_after_its_client_was_told_503_is_fenced_off(dsn: str) -> None:
     """The server works on for a while on what we gave up: either it is in time to be seen, or it fails."""
-    async with at_work(dsn, place_wait_s=0.1) as bench:
+    async with at_work(dsn) as bench:
         customer = await bench.customer()
+        fenced = asyncio.Event()
         commit, late = bench.store.commit, Ledger(bench.database, 0, uuid7, NOW.date)
         landed: list[asyncio.Task[None]] = []
 
         async def land(*arguments: Any) -> None:
-            await asyncio.sleep(0.5)
+            await fenced.wait()
             await late.commit(*arguments)
 
         async def given_up(now: datetime, claims: Mapping[CustomerId, int], events: Sequence[Any]) -> None:
             bench.store.commit = commit  # type: ignore[method-assign]
             landed.append(asyncio.create_task(land(now, dict(claims), copy.deepcopy(list(events)))))
-            await asyncio.sleep(0.2)
+            bench.shard.expire(math.inf)
             raise DatabaseUnavailable("TimeoutError")
 
         bench.store.commit = given_up  # type: ignore[method-assign]
         with pytest.raises(Unanswered):
             await bench.place(customer)
+        await eventually(lambda: _now(bench.shard.at_rest))
+        fenced.set()
         with pytest.raises(StaleAccounts):
             await landed[0]
         await late.close()
@@ -436,15 +455,20 @@ async def test_isolation_keeps_the_order_when_the_database_falters_in_it(bench: 
 
 
 async def test_a_read_only_database_is_one_that_is_away(dsn: str) -> None:
-    async with at_work(dsn, place_wait_s=0.3) as bench:
+    async with at_work(dsn) as bench:
         customer = await bench.customer()
         trade = (await bench.place(customer)).trade
         name = (await bench.fetch("SELECT current_database()"))[0][0]
         owner = await asyncpg.connect(dsn)
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+        others = """
+            SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+            WHERE datname = $1 AND pid <> pg_backend_pid()
+        """
         await owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         await owner.fetch(others, name)
-        for attempt in (bench.fill(trade), bench.place(customer)):
+        attempts = bench.fill(trade), bench.place(customer)
+        await bench.gives_up(retries=3)  # the first one may be of the connection that was cut
+        for attempt in attempts:
             with pytest.raises(Unanswered):
                 await attempt
         await owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")

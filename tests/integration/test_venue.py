@@ -47,7 +47,7 @@ async def venue(exchange: Answering) -> AsyncIterator[HttpVenue]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.3)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         yield HttpVenue("sim", f"http://{host}:{port}", "http://127.0.0.1:1/webhooks/exchange", session, 10_000)
     await runner.cleanup()
 
@@ -123,6 +123,7 @@ async def test_any_other_answer_to_an_order_is_unknown_and_never_a_refusal(
 
 async def test_no_answer_in_time_is_unknown(exchange: Answering, venue: HttpVenue) -> None:
     exchange.delay_s = 1
+    venue._session._timeout = aiohttp.ClientTimeout(total=0.3)
     with pytest.raises(ExchangeUnavailable, match="TimeoutError"):
         await venue.lookup(IDS)
 

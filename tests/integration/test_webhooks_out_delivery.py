@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,9 +27,13 @@ from tests.conftest import Broker, Client, eventually, run_broker
 QUICK: dict[str, Any] = {
     "hook_addresses": "any",
     "hook_look_s": 0.02,
-    "hook_timeout_s": 0.3,
+    "hook_timeout_s": 30.0,  # a machine that stands still for a moment is no failure of a receiver's
     "hook_retry_max_s": 0.05,
 }
+
+
+IMPATIENT = QUICK | {"hook_timeout_s": 0.3}
+"""For receivers that never answer; what they did take may come again."""
 
 
 @dataclass
@@ -297,15 +302,34 @@ async def test_an_answer_with_a_body_is_as_good_and_the_body_is_not_read(hooked:
     ids=["500", "404", "no answer"],
 )
 async def test_a_failed_delivery_is_repeated_under_the_same_id_before_any_other(
-    failure: Answer, sentence: str, hooked: Broker, receiver: Receiver
+    failure: Answer, sentence: str, with_settings: Callable[..., Config], receiver: Receiver
 ) -> None:
+    async with run_broker(with_settings(**(IMPATIENT if failure is never else QUICK))) as broker:
+        await _repeats(failure, broker, receiver)
+
+
+async def _repeats(failure: Answer, hooked: Broker, receiver: Receiver) -> None:
+    """The second event fails twice."""
+    failed: list[Delivery] = []
+
+    async def answer(delivery: Delivery) -> web.StreamResponse:
+        if delivery.sequence != 2 or len(failed) == 2:
+            return await ok(delivery)
+        failed.append(delivery)
+        return await failure(delivery)
+
     customer = await hooked.customer()
+    receiver.then = answer
     created = await register(customer, receiver.url)
-    receiver.answers = [ok, failure, failure]
     await trade_something(customer)
     expected = [seq for seq, _ in await messages(hooked, customer)]
-    await receiver.has_taken(len(expected))
-    assert [delivery.sequence for delivery in receiver.seen] == [1, 2, 2, *expected[1:]]
+    await once(customer, created["webhook_id"], lambda webhook: webhook["delivered"] == len(expected))
+    seen = [delivery.sequence for delivery in receiver.seen]
+    assert [sequence for sequence, _ in groupby(seen)] == expected
+    if failure is never:  # whoever has so little time may give up what would have been answered
+        assert seen.count(2) >= 3
+    else:
+        assert seen == [1, 2, 2, *expected[1:]]
     assert len({delivery.message_id for delivery in receiver.seen}) == len(expected)
     assert len({delivery.body for delivery in receiver.seen}) == len(expected)
     for delivery in receiver.seen:
@@ -315,7 +339,7 @@ async def test_a_failed_delivery_is_repeated_under_the_same_id_before_any_other(
     text = (await hooked.stranger.http.get(f"{hooked.running.url}/metrics")).text
     metrics = await text()
     assert f'broker_hook_deliveries_total{{end="delivered"}} {len(expected)}.0' in metrics
-    assert 'broker_hook_deliveries_total{end="failed"} 2.0' in metrics
+    assert f'broker_hook_deliveries_total{{end="failed"}} {len(seen) - len(expected)}.0' in metrics
 
 
 async def test_while_it_fails_its_owner_reads_since_when_and_why(
@@ -491,16 +515,22 @@ async def test_a_fault_in_one_turn_ends_no_other(
 
 
 async def test_more_webhooks_than_places_all_get_their_turn(with_settings: Callable[..., Config]) -> None:
-    async with run_broker(with_settings(**QUICK | {"hooks_in_flight_max": 1})) as broker, receiving() as receiver:
+    settings = IMPATIENT | {"hooks_in_flight_max": 1}
+    async with run_broker(with_settings(**settings)) as broker, receiving() as receiver:
         customers = [await broker.customer() for _ in range(4)]
         for number, customer in enumerate(customers):
             await register(customer, f"{receiver.url}/{number}")
         async with receiving(then=never) as slow:
             await register(customers[0], slow.url)
             await asyncio.gather(*(trade_something(customer) for customer in customers))
-            expected = sum([len(await messages(broker, customer)) for customer in customers])
-            await receiver.has_taken(expected)
-        assert len(receiver.seen) == expected
+            expected = {body for customer in customers for _, body in await messages(broker, customer)}
+
+            async def all_taken() -> bool:
+                return {delivery.body for delivery in receiver.taken} == expected
+
+            await eventually(all_taken, 30)
+            assert slow.seen
+            assert slow.taken == []
 
 
 # ------------------------------------------------------------------ restarts and neighbours
@@ -509,7 +539,7 @@ async def test_more_webhooks_than_places_all_get_their_turn(with_settings: Calla
 async def test_what_a_broker_did_not_hear_taken_comes_again_after_its_restart(
     with_settings: Callable[..., Config], receiver: Receiver
 ) -> None:
-    config = with_settings(**QUICK | {"hook_timeout_s": 30.0})
+    config = with_settings(**QUICK)
     receiver.answers = [ok, never]
     async with run_broker(config) as broker:
         customer = await broker.customer()

@@ -160,7 +160,10 @@ async def test_what_waits_for_a_slow_one_is_bounded_by_its_topics(room: Room) ->
     assert len(follower.pending) == 3
 
 
-async def test_one_that_takes_nothing_for_too_long_is_cut_off() -> None:
+async def test_one_that_takes_nothing_for_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("broker.market.hub.monotonic", lambda: now)
+    monkeypatch.setattr("broker.market.hub._LOOK_S", 0)
     async for room in at_work(Room(stream_stall_s=0.2)):
         follower, stuck = room.follower((QUOTES, AAPL))
         moving_follower, moving = room.follower((QUOTES, AAPL))
@@ -169,7 +172,8 @@ async def test_one_that_takes_nothing_for_too_long_is_cut_off() -> None:
         for _ in range(20):
             moving.waiting -= 1  # slow, and alive
             stuck.waiting += 2  # a ping, and another one: no progress
-            await asyncio.sleep(0.03)
+            now += 0.03
+            await settle()
         assert room.cut == [follower]
         assert follower.topics == set()
         assert moving_follower.pending

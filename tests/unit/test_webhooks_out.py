@@ -340,11 +340,14 @@ async def test_names_that_never_answer_hold_up_a_bounded_number_of_threads(
 
     def getaddrinfo(host: str, *_: object, **__: object) -> list[Any]:
         asked.append(host)
-        answers.wait(10)
+        answers.wait(60)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     waiting = [asyncio.create_task(resolver.resolve(f"{number}.example")) for number in range(20)]
+    async with asyncio.timeout(20):
+        while len(asked) < 16:
+            await asyncio.sleep(0.01)
     await asyncio.wait(waiting, timeout=0.2)
     assert len(asked) == 16
     for each in waiting[:18]:

@@ -79,13 +79,28 @@ def listen(url: str, key: str, secret: str) -> tuple[list[Any], list[Any]]:
     stream.subscribe_trade_updates(on_update)
     stream.subscribe_quotes(on_quote, "AAPL")
 
+    confirmed: list[str] = []
+    for each, field, word in ((stream._trading_ws, "stream", "listening"), (stream._data_ws, "T", "subscription")):
+        confirm(each, field, word, confirmed)
+
     def run() -> None:
         asyncio.run(stream._run_forever())
 
     threading.Thread(target=run, daemon=True).start()
-    wait(lambda: stream._trading_ws._running)
-    time.sleep(0.2)  # the SDK gives no sign that its last request has arrived
+    wait(lambda: stream._trading_ws._running and set(confirmed) == {"listening", "subscription"})
     return updates, quotes
+
+
+def confirm(socket: Any, field: str, word: str, confirmed: list[str]) -> None:
+    """Write down when the broker has confirmed what a socket follows: the SDK itself gives no sign of that."""
+    dispatch = socket._dispatch
+
+    async def watched(message: Any) -> None:
+        await dispatch(message)
+        if message.get(field) == word:
+            confirmed.append(word)
+
+    socket._dispatch = watched
 
 
 def is_filled(api: REST, order_id: str) -> Any:

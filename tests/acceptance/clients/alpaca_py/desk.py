@@ -145,15 +145,23 @@ class Heard:
     def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.messages: list[Any] = []
+        self.confirmed: list[Any] = []  # what the broker has said of the stream's subscriptions
 
     async def handle(self, message: Any) -> None:
         self.messages.append(message)
 
-    def start(self, listening: Callable[[], bool] | None = None) -> "Heard":
-        """Run it, and wait until it is connected."""
+    def start(self) -> "Heard":
+        """Run it, and wait until the broker has confirmed what it follows: the SDK itself gives no sign of that."""
+        dispatch = self.stream._dispatch
+
+        async def watched(message: Any) -> None:
+            await dispatch(message)
+            if message.get("T") == "subscription" or message.get("stream") == "listening":
+                self.confirmed.append(message)
+
+        self.stream._dispatch = watched
         threading.Thread(target=lambda: asyncio.run(self.stream._run_forever()), daemon=True).start()
-        eventually(listening or (lambda: self.stream._running), "the stream is connected")
-        time.sleep(0.2)  # the SDK gives no sign that its last request has arrived
+        eventually(lambda: self.stream._running and self.confirmed, "the stream is connected, and follows")
         return self
 
     def stop(self) -> None:

@@ -118,7 +118,7 @@ def subscribes_later_and_unsubscribes(desk: Desk) -> None:
     microsoft.until(lambda all_: {each.symbol for each in all_} == {"MSFT", "NVDA"}, "quotes of both", 30)
     stream.unsubscribe_quotes("AAPL")
     desk.driven.add("StockDataStream.unsubscribe_quotes")
-    time.sleep(0.3)
+    eventually(lambda: "AAPL" not in apple.confirmed[-1]["quotes"], "the broker has heard it")
     apple.messages.clear()
     microsoft.messages.clear()
     microsoft.until(lambda all_: len(all_) >= 3, "more quotes", 30)
