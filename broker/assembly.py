@@ -186,7 +186,7 @@ def assemble(
     routes += DocsApi(routes).routes()
     work = [worker.run() for worker in workers]
     work += [_recover(directory, shards, config.recover_every_s), shards.expire()]
-    work += [triggers.run()]
+    work += [triggers.run(), authenticator.run()]
     work += [controls.run(config.controls_every_s), samples.run(config.price_sample_s)]
     work += [bench.run()]
     work += [hooks.run(), streams.run(), order_stream.run(), *market.work(), *alpaca_data.work()]

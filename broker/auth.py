@@ -2,22 +2,30 @@
 
 A token is `keyId.secret`. Only the secret's SHA-256 is stored (it has 256 random bits: a slow hash would add latency
 and nothing else); it is compared as bytes in constant time. Keys in use are kept in memory, bounded, and leave it at
-once when they are revoked or their customer is suspended.
+once when they are revoked or their customer is suspended. What another process does to them is noticed within
+key_cache_s: those that were used meanwhile are read again, many at once, so that no request waits for it.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+import structlog
+
 from broker.config import Config
 from broker.core.types import CustomerId
-from broker.db import Database
+from broker.db import Database, DatabaseUnavailable
+
+log = structlog.get_logger()
 
 KEY_ID_PREFIX = "key_"
 _TOKEN_MAX = 256
+_READ_AT_ONCE = 500
+"""Keys in one query: some milliseconds, which others can wait for."""
 
 
 class NotAuthenticated(Exception):
@@ -70,13 +78,14 @@ def bearer(header: str | None) -> str:
     return token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """A key in memory; it is read again when `until` (monotonic seconds) has passed."""
+    """A key in memory, good `until` then (monotonic seconds), and whether it was used since it was read."""
 
     secret_hash: bytes
     caller: Caller
     until: float
+    used: bool = False
 
 
 _NOT_VALID = "This token is not valid, or was revoked."
@@ -103,6 +112,7 @@ class Authenticator:
             known = await self._load(key_id)
         if known is None or not hmac.compare_digest(known.secret_hash, _hash(secret)):
             raise NotAuthenticated(_NOT_VALID)
+        known.used = True
         return known.caller
 
     def require_operator(self, header: str | None) -> None:
@@ -114,18 +124,46 @@ class Authenticator:
         if not key_id.startswith(KEY_ID_PREFIX) or "\0" in key_id:
             return None
         changes = self._changes
-        rows = await self._database.fetch("customer_of_key", key_id)
-        if not rows:
-            return None
-        row = rows[0]
-        caller = Caller(row["customer_id"], key_id, row["status"] == "suspended")
-        known = _Known(row["secret_hash"], caller, monotonic() + self._cache_s)
-        if changes != self._changes:  # it may have been revoked while we read: good for this call, not to be kept
+        known = (await self._read([key_id])).get(key_id)
+        if known is None or changes != self._changes:  # it may have been revoked while we read: good for this call only
             return known
         if len(self._keys) >= self._cache_max:
             del self._keys[next(iter(self._keys))]
         self._keys[key_id] = known
         return known
+
+    async def _read(self, key_ids: Sequence[str]) -> dict[str, _Known]:
+        """Those of these keys that are valid."""
+        until = monotonic() + self._cache_s
+        return {
+            row["key_id"]: _Known(
+                row["secret_hash"], Caller(row["customer_id"], row["key_id"], row["status"] == "suspended"), until
+            )
+            for row in await self._database.fetch("customers_of_keys", key_ids)
+        }
+
+    async def run(self) -> None:
+        """Read the keys in use again before their time is up, for ever."""
+        while True:
+            await asyncio.sleep(self._cache_s / 2)
+            try:
+                await self._renew()
+            except DatabaseUnavailable as error:  # then each runs out, and is read when it is used
+                log.warning("keys.not_renewed", error=str(error))
+
+    async def _renew(self) -> None:
+        used = [key_id for key_id, known in self._keys.items() if known.used]
+        for start in range(0, len(used), _READ_AT_ONCE):
+            key_ids = used[start : start + _READ_AT_ONCE]
+            changes = self._changes
+            valid = await self._read(key_ids)
+            if changes != self._changes:  # what was read may be older than what was forgotten meanwhile
+                continue
+            for key_id in self._keys.keys() & key_ids:
+                if key_id in valid:
+                    self._keys[key_id] = valid[key_id]
+                else:
+                    del self._keys[key_id]
 
     def forget(self, customer_id: CustomerId) -> None:
         """A key or the status of this customer changed: read it again at its next call."""

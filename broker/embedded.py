@@ -54,7 +54,7 @@ SETTINGS = {
     "synchronous_commit": "on",  # and before the customer is told
     "listen_addresses": "",  # the socket is the only door, and a folder of mode 0700 is its lock
     "max_connections": "100",  # our pools together stay far below
-    "shared_buffers": "256MB",  # the hot part of the books, and small enough for a small machine
+    "shared_buffers": "2GB",  # the hot part of the books, and small enough for a small machine
     "wal_level": "replica",  # a base backup or a standby can be added without a restart
     "max_wal_size": "2GB",  # checkpoints come by the clock, not in the middle of a busy minute
     "checkpoint_timeout": "15min",  # fewer full pages in the log, for a recovery that is a bit longer

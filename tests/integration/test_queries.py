@@ -35,7 +35,7 @@ HOT: dict[str, tuple[Any, ...]] = {
     "trades_by_key": ([1001], ["k"]),
     "owners_of_trades": ([uuid4()],),
     "transfers_by_reference": (["r"],),
-    "customer_of_key": ("k",),
+    "customers_of_keys": (["k"],),
     "balance": (1001,),
     "positions": (1001,),
     "trade": (1001, uuid4()),
