@@ -44,6 +44,8 @@ CREATE TABLE customer (
     status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'suspended')),
     created_at timestamptz NOT NULL DEFAULT now()
 );
+-- Brokers look every few seconds for who is suspended and which keys were revoked.
+CREATE INDEX customer_suspended ON customer (customer_id) WHERE status = 'suspended';
 
 CREATE TABLE api_key (
     key_id text PRIMARY KEY,
@@ -53,6 +55,7 @@ CREATE TABLE api_key (
     revoked_at timestamptz
 );
 CREATE INDEX api_key_customer ON api_key (customer_id);
+CREATE INDEX api_key_revoked ON api_key (revoked_at) WHERE revoked_at IS NOT NULL;
 
 -- What is switched: by operators the kill switch ('all', 'customer:1001'), halted and restricted symbols ('halt:AAPL',
 -- 'restrict:AAPL'); by a customer its own new orders ('self:1001'). A row is the switch being on.

@@ -2,16 +2,17 @@
 
 A token is `keyId.secret`. Only the secret's SHA-256 is stored (it has 256 random bits: a slow hash would add latency
 and nothing else); it is compared as bytes in constant time. Keys in use are kept in memory, bounded, and leave it at
-once when they are revoked or their customer is suspended. What another process does to them is noticed within
-key_cache_s: those that were used meanwhile are read again, many at once, so that no request waits for it.
+once when they are revoked or their customer is suspended. What another process does is looked for all the time, for all
+keys at once; while that is not possible, memory is good for no longer than key_cache_s.
 """
 
 import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from time import monotonic
 
 import structlog
@@ -24,8 +25,6 @@ log = structlog.get_logger()
 
 KEY_ID_PREFIX = "key_"
 _TOKEN_MAX = 256
-_READ_AT_ONCE = 500
-"""Keys in one query: some milliseconds, which others can wait for."""
 
 
 class NotAuthenticated(Exception):
@@ -78,14 +77,12 @@ def bearer(header: str | None) -> str:
     return token
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Known:
-    """A key in memory, good `until` then (monotonic seconds), and whether it was used since it was read."""
+    """A key in memory."""
 
     secret_hash: bytes
     caller: Caller
-    until: float
-    used: bool = False
 
 
 _NOT_VALID = "This token is not valid, or was revoked."
@@ -101,6 +98,8 @@ class Authenticator:
         self._cache_s = config.key_cache_s
         self._keys: dict[str, _Known] = {}
         self._changes = 0
+        self._looked_at: datetime | None = None  # the database's time
+        self._sure_until = 0.0  # monotonic seconds: for how long memory is as good as the database
         self.on_forget: Callable[[], None] = lambda: None
         """Who wants to know that a key may have become invalid: what is open on it must end."""
 
@@ -108,11 +107,10 @@ class Authenticator:
         """The customer behind an Authorization header. Raises NotAuthenticated."""
         key_id, _, secret = bearer(header).partition(".")
         known = self._keys.get(key_id)
-        if known is None or known.until < monotonic():
+        if known is None or self._sure_until < monotonic():
             known = await self._load(key_id)
         if known is None or not hmac.compare_digest(known.secret_hash, _hash(secret)):
             raise NotAuthenticated(_NOT_VALID)
-        known.used = True
         return known.caller
 
     def require_operator(self, header: str | None) -> None:
@@ -124,46 +122,40 @@ class Authenticator:
         if not key_id.startswith(KEY_ID_PREFIX) or "\0" in key_id:
             return None
         changes = self._changes
-        known = (await self._read([key_id])).get(key_id)
-        if known is None or changes != self._changes:  # it may have been revoked while we read: good for this call only
+        rows = await self._database.fetch("customer_of_key", key_id)
+        if not rows:
+            self._keys.pop(key_id, None)
+            return None
+        row = rows[0]
+        known = _Known(row["secret_hash"], Caller(row["customer_id"], key_id, row["status"] == "suspended"))
+        # It may have been revoked while we read: good for this call, not to be kept. Nor is a suspended customer's:
+        # nothing would tell when that one is active again.
+        if changes != self._changes or known.caller.suspended:
             return known
         if len(self._keys) >= self._cache_max:
             del self._keys[next(iter(self._keys))]
         self._keys[key_id] = known
         return known
 
-    async def _read(self, key_ids: Sequence[str]) -> dict[str, _Known]:
-        """Those of these keys that are valid."""
-        until = monotonic() + self._cache_s
-        return {
-            row["key_id"]: _Known(
-                row["secret_hash"], Caller(row["customer_id"], row["key_id"], row["status"] == "suspended"), until
-            )
-            for row in await self._database.fetch("customers_of_keys", key_ids)
-        }
-
     async def run(self) -> None:
-        """Read the keys in use again before their time is up, for ever."""
+        """Look what other processes have done to keys and customers, for ever."""
         while True:
-            await asyncio.sleep(self._cache_s / 2)
             try:
-                await self._renew()
-            except DatabaseUnavailable as error:  # then each runs out, and is read when it is used
-                log.warning("keys.not_renewed", error=str(error))
+                await self._look()
+            except DatabaseUnavailable as error:  # then each key is read when it is used
+                log.warning("keys.not_looked_at", error=str(error))
+            await asyncio.sleep(self._cache_s / 2)
 
-    async def _renew(self) -> None:
-        used = [key_id for key_id, known in self._keys.items() if known.used]
-        for start in range(0, len(used), _READ_AT_ONCE):
-            key_ids = used[start : start + _READ_AT_ONCE]
-            changes = self._changes
-            valid = await self._read(key_ids)
-            if changes != self._changes:  # what was read may be older than what was forgotten meanwhile
-                continue
-            for key_id in self._keys.keys() & key_ids:
-                if key_id in valid:
-                    self._keys[key_id] = valid[key_id]
-                else:
-                    del self._keys[key_id]
+    async def _look(self) -> None:
+        began = monotonic()
+        (revoked,) = await self._database.fetch("revoked_keys", self._looked_at)
+        for key_id in revoked["key_ids"]:
+            self._keys.pop(key_id, None)
+        suspended = {row["customer_id"] for row in await self._database.fetch("suspended_customers")}
+        if suspended:
+            for key_id in [key_id for key_id, known in self._keys.items() if known.caller.customer_id in suspended]:
+                del self._keys[key_id]
+        self._looked_at, self._sure_until = revoked["at"], began + self._cache_s
 
     def forget(self, customer_id: CustomerId) -> None:
         """A key or the status of this customer changed: read it again at its next call."""

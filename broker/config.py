@@ -110,7 +110,7 @@ class Config:
     )
     place_wait_s: float = _setting(1.8, "a client waits this long for its commit, then hears 503")
     order_wait_s: float = _setting(1.0, "an order's answer waits so long for the exchange's, then says where it stands")
-    key_cache_s: float = _setting(5.0, "a key is read again before this: another process may have revoked it")
+    key_cache_s: float = _setting(5.0, "what another process revokes or suspends ends here within this time")
     key_cache_max: int = _setting(100_000, "API keys kept in memory, at about 300 bytes each")
 
     body_max: int = _setting(64 * 1024, "bytes in a request's body; the largest honest one has 300")

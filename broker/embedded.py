@@ -47,6 +47,24 @@ from broker.pg_binaries import (
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "EventLog", "running_dsn"]
 
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_bytes() -> int:
+    """What this machine has, or this container may use."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return physical
+
+
+def shared_buffers(memory: int) -> str:
+    """An eighth of the memory, from 128 MB to 2 GB, in PostgreSQL's words: the pages of some 10,000 active customers."""
+    megabytes = min(max(memory // 2**20 // 8, 128), 2048)
+    return f"{megabytes // 1024}GB" if megabytes % 1024 == 0 else f"{megabytes}MB"
+
+
 # Given on the command line, where they are stronger than any file in the cluster.
 SETTINGS = {
     "fsync": "on",  # what was committed survives a power cut:
@@ -54,7 +72,7 @@ SETTINGS = {
     "synchronous_commit": "on",  # and before the customer is told
     "listen_addresses": "",  # the socket is the only door, and a folder of mode 0700 is its lock
     "max_connections": "100",  # our pools together stay far below
-    "shared_buffers": "2GB",  # the hot part of the books, and small enough for a small machine
+    "shared_buffers": shared_buffers(memory_bytes()),  # what is in use of the books; only what is used is taken
     "wal_level": "replica",  # a base backup or a standby can be added without a restart
     "max_wal_size": "2GB",  # checkpoints come by the clock, not in the middle of a busy minute
     "checkpoint_timeout": "15min",  # fewer full pages in the log, for a recovery that is a bit longer

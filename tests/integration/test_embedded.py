@@ -17,7 +17,14 @@ import asyncpg
 import pytest
 
 from broker import embedded, pg_binaries
-from broker.embedded import SETTINGS, EmbeddedPostgres, EmbeddedPostgresError, running_dsn
+from broker.embedded import (
+    SETTINGS,
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    memory_bytes,
+    running_dsn,
+    shared_buffers,
+)
 from broker.pg_binaries import Account, Programs, find_programs, is_server
 
 DEADLINE_S = 30.0
@@ -130,6 +137,31 @@ async def test_the_cluster_is_private_checked_and_in_plain_order(tmp_path, start
 async def test_the_server_runs_with_every_setting_of_the_table(tmp_path, start):
     server = await start(tmp_path / "data")
     assert {name: await run(server.dsn, f"SHOW {name}") for name in SETTINGS} == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("memory", "buffers"),
+    [
+        (2**29, "128MB"),
+        (2**30, "128MB"),
+        (2 * 2**30, "256MB"),
+        (8 * 2**30, "1GB"),
+        (12 * 2**30, "1536MB"),
+        (2**40, "2GB"),
+    ],
+)
+def test_the_buffers_fit_the_machine(memory: int, buffers: str) -> None:
+    assert shared_buffers(memory) == buffers
+
+
+@pytest.mark.parametrize(("limit", "bytes_"), [("1073741824\n", 2**30), ("max\n", None), (None, None)])
+def test_a_container_has_what_it_may_use(limit, bytes_, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "memory.max"
+    if limit is not None:
+        path.write_text(limit)
+    monkeypatch.setattr("broker.embedded._CONTAINER_LIMIT", path)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_bytes() == (bytes_ or physical)
 
 
 async def test_a_server_that_could_forget_commits_is_refused(tmp_path, start):

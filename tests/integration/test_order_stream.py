@@ -525,7 +525,7 @@ async def test_clients_that_leave_at_any_moment_are_no_fault_of_ours(
 
     async def takes_its_time(self: Database, name: str, *arguments: object) -> Any:
         rows = await fetch(self, name, *arguments)
-        if name in {"customers_of_keys", "newest_events"}:
+        if name in {"customer_of_key", "newest_events"}:
             await asyncio.sleep(0.02 * rng.random())
         return rows
 

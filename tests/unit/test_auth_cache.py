@@ -1,40 +1,41 @@
-"""Keys in memory: read once, then many at a time, and gone in time when another process has revoked them."""
+"""Keys in memory: each is read once, and gone in time when another process has revoked it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from broker.auth import Authenticator, NewKey, NotAuthenticated
+from broker.auth import Authenticator, Caller, NewKey, NotAuthenticated
 from broker.config import Config
-from broker.core.types import CustomerId
 from broker.db import DatabaseUnavailable
 
 CACHE_S = 0.2
-KEYS = [NewKey(f"key_{number}", f"secret {number}") for number in range(1_200)]
+KEY = NewKey("key_1", "secret")
 
 
 class Keys:
-    """The table of keys, as a database answers it."""
+    """The tables of one customer and its key, as a database answers from them."""
 
     def __init__(self) -> None:
-        self.valid = {key.key_id: (1000 + number, key.secret_hash) for number, key in enumerate(KEYS)}
-        self.status = "active"
+        self.revoked = False
+        self.suspended = False
         self.is_away = False
-        self.reads: list[int] = []
+        self.asked: list[str] = []
 
-    async def fetch(self, name: str, key_ids: Sequence[str]) -> list[dict[str, Any]]:
-        assert name == "customers_of_keys"
+    async def fetch(self, name: str, argument: object = None) -> list[dict[str, Any]]:
+        self.asked.append(name)
         await asyncio.sleep(0)
         if self.is_away:
             raise DatabaseUnavailable("gone")
-        self.reads.append(len(key_ids))
-        return [
-            {"key_id": id_, "customer_id": self.valid[id_][0], "secret_hash": self.valid[id_][1], "status": self.status}
-            for id_ in key_ids
-            if id_ in self.valid
-        ]
+        if name == "revoked_keys":
+            return [{"at": datetime.now(UTC), "key_ids": [KEY.key_id] * self.revoked}]
+        if name == "suspended_customers":
+            return [{"customer_id": 1001}] * self.suspended
+        assert (name, argument) == ("customer_of_key", KEY.key_id)
+        status = "suspended" if self.suspended else "active"
+        return [{"customer_id": 1001, "secret_hash": KEY.secret_hash, "status": status}] * (not self.revoked)
 
 
 @pytest.fixture
@@ -45,75 +46,78 @@ def keys() -> Keys:
 @pytest.fixture
 async def authenticator(keys: Keys) -> AsyncIterator[Authenticator]:
     made = Authenticator(keys, "admin", Config(key_cache_s=CACHE_S))  # type: ignore[arg-type]
+    await made._look()
     task = asyncio.create_task(made.run())
     yield made
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def customer(authenticator: Authenticator, key: NewKey) -> int:
-    return (await authenticator.customer(f"Bearer {key.token}")).customer_id
+async def caller(authenticator: Authenticator) -> Caller:
+    return await authenticator.customer(f"Bearer {KEY.token}")
 
 
-async def keep_using(authenticator: Authenticator, key: NewKey) -> None:
+async def keep_calling(authenticator: Authenticator) -> None:
     async with asyncio.timeout(20):
         while True:
-            await customer(authenticator, key)
+            await caller(authenticator)
             await asyncio.sleep(0.001)
 
 
-async def test_keys_in_use_are_read_many_at_a_time(authenticator: Authenticator, keys: Keys) -> None:
-    for number, key in enumerate(KEYS):
-        assert await customer(authenticator, key) == CustomerId(1000 + number)
-    assert keys.reads.count(1) == len(keys.reads), "each for itself, the first time"
-    keys.reads.clear()
-    async with asyncio.timeout(20):
-        while sum(read for read in keys.reads if read > 1) < 3 * len(KEYS):
-            for key in KEYS:
-                await customer(authenticator, key)
-            await asyncio.sleep(0.005)
-    assert max(keys.reads) == 500
-
-
-async def test_a_key_that_is_used_all_the_time_ends_when_another_process_revokes_it(
-    authenticator: Authenticator, keys: Keys
+async def test_a_key_is_read_once_however_long_it_is_used(
+    authenticator: Authenticator, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await customer(authenticator, KEYS[0])
-    del keys.valid[KEYS[0].key_id]
+    now = 1_000_000.0
+    monkeypatch.setattr("broker.auth.monotonic", lambda: now)
+    for _ in range(20):
+        await authenticator._look()
+        now += 0.9 * CACHE_S
+        assert (await caller(authenticator)).customer_id == 1001
+    assert keys.asked.count("customer_of_key") == 1
+    now += 0.2 * CACHE_S  # the next look is late
+    await caller(authenticator)
+    assert keys.asked.count("customer_of_key") == 2
+
+
+async def test_a_key_that_another_process_revokes_ends(authenticator: Authenticator, keys: Keys) -> None:
+    await caller(authenticator)
+    keys.revoked = True
     with pytest.raises(NotAuthenticated):
-        await keep_using(authenticator, KEYS[0])
+        await keep_calling(authenticator)
 
 
-async def test_that_another_process_has_suspended_a_customer_is_noticed(
+async def test_a_customer_whom_another_process_suspends_is_suspended_and_then_active_again(
     authenticator: Authenticator, keys: Keys
 ) -> None:
-    header = f"Bearer {KEYS[0].token}"
-    assert not (await authenticator.customer(header)).suspended
-    keys.status = "suspended"
-    async with asyncio.timeout(20):
-        while not (await authenticator.customer(header)).suspended:
-            await asyncio.sleep(0.001)
+    for suspended in (False, True, False, True):
+        keys.suspended = suspended
+        async with asyncio.timeout(20):
+            while (await caller(authenticator)).suspended is not suspended:
+                await asyncio.sleep(0.001)
 
 
-async def test_a_key_is_not_good_for_longer_because_the_database_is_away(
+async def test_memory_is_not_good_for_longer_because_the_database_is_away(
     authenticator: Authenticator, keys: Keys
 ) -> None:
-    await customer(authenticator, KEYS[0])
+    await caller(authenticator)
     keys.is_away = True
     with pytest.raises(DatabaseUnavailable):
-        await keep_using(authenticator, KEYS[0])
+        await keep_calling(authenticator)
     keys.is_away = False
-    assert await customer(authenticator, KEYS[0]) == 1000
+    assert (await caller(authenticator)).customer_id == 1001
 
 
-async def test_what_was_forgotten_while_it_was_read_again_stays_forgotten(
-    authenticator: Authenticator, keys: Keys
-) -> None:
-    await customer(authenticator, KEYS[0])
-    renewing = asyncio.create_task(authenticator._renew())
+async def test_before_the_first_look_every_call_reads(keys: Keys) -> None:
+    alone = Authenticator(keys, "admin", Config())  # type: ignore[arg-type]
+    for _ in range(3):
+        await caller(alone)
+    assert keys.asked == ["customer_of_key"] * 3
+
+
+async def test_what_was_forgotten_while_it_was_read_is_not_kept(authenticator: Authenticator, keys: Keys) -> None:
+    calling = asyncio.create_task(caller(authenticator))
     await asyncio.sleep(0)  # it has asked, and has no answer yet
-    authenticator.forget(CustomerId(1000))
-    await renewing
-    keys.reads.clear()
-    await customer(authenticator, KEYS[0])
-    assert keys.reads == [1]
+    authenticator.forget((await calling).customer_id)
+    keys.asked.clear()
+    await caller(authenticator)
+    assert "customer_of_key" in keys.asked

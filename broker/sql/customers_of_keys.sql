@@ -1,4 +1,0 @@
--- $1 key_ids
-SELECT api_key.key_id, api_key.customer_id, api_key.secret_hash, customer.status
-FROM api_key JOIN customer ON customer.customer_id = api_key.customer_id
-WHERE api_key.key_id = ANY($1::text[]) AND api_key.revoked_at IS NULL
