@@ -60,7 +60,7 @@ def memory_bytes() -> int:
 
 
 def shared_buffers(memory: int) -> str:
-    """An eighth of the memory, from 128 MB to 2 GB, in PostgreSQL's words: the pages of some 10,000 active customers."""
+    """An eighth of the memory, from 128 MB to 2 GB, in PostgreSQL's words: the pages of 10,000 active customers."""
     megabytes = min(max(memory // 2**20 // 8, 128), 2048)
     return f"{megabytes // 1024}GB" if megabytes % 1024 == 0 else f"{megabytes}MB"
 
