@@ -39,7 +39,7 @@ from broker.core.money import UNITS_PER_DOLLAR, Money
 from broker.core.types import CustomerId, Symbol
 from broker.customers import Customers
 from broker.data_folder import DataFolder
-from broker.db import Database, DatabaseUnavailable
+from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 from broker.dispatch import Dispatcher
 from broker.exchange import HttpVenue, Webhook
 from broker.fan_out import FanOut
@@ -275,6 +275,6 @@ async def _recover(directory: TradeDirectory, shards: Shards, every_s: float) ->
     while True:
         try:
             await shards.recover(await directory.customers_with_open_trades())
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, RefusedByDatabase) as error:  # refused: where it does not let us in
             log.warning("recovery.postponed", error=str(error))
         await asyncio.sleep(every_s)

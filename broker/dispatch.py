@@ -8,7 +8,7 @@ exchange was asked and said that it does not know the order. A cancel is asked f
 import asyncio
 import heapq
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ class Dispatcher:
         self._metrics = metrics
         self._rng = rng
         self._watched: dict[TradeId, _Watched] = {}
-        self._owners: dict[TradeId, CustomerId] = {}  # of finished trades too: repeats come late
+        self._owners: OrderedDict[TradeId, CustomerId] = OrderedDict()  # of finished trades too: repeats come late
         self._outgoing: deque[TradeId] = deque()
         self._has_outgoing = asyncio.Event()
         self._cancels: dict[TradeId, None] = {}  # in the order in which they came, each once
@@ -139,7 +139,7 @@ class Dispatcher:
     def _own(self, trade: Trade) -> None:
         self._owners[trade.trade_id] = trade.customer_id
         if len(self._owners) > self._config.open_trades_max + self._config.recent_trades_max:
-            del self._owners[next(iter(self._owners))]
+            self._owners.popitem(last=False)
 
     # -------------------------------------------------------------- sending
 

@@ -47,20 +47,20 @@ from broker.pg_binaries import (
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "EventLog", "running_dsn"]
 
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_bytes() -> int:
     """What this machine has, or this container may use."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(physical, int(_CONTAINER_LIMIT.read_text()))
-    except (OSError, ValueError):  # there is none, or it says "max"
-        return physical
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of version 2 and of version 1
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it says "max"
+            found = min(found, int((_CGROUPS / name).read_text()))
+    return found
 
 
 def shared_buffers(memory: int) -> str:
-    """An eighth of the memory, from 128 MB to 2 GB, in PostgreSQL's words: the pages of 10,000 active customers."""
+    """An eighth of the memory, from 128 MB to 2 GB, as PostgreSQL writes it. 2 GB hold what 10,000 customers use."""
     megabytes = min(max(memory // 2**20 // 8, 128), 2048)
     return f"{megabytes // 1024}GB" if megabytes % 1024 == 0 else f"{megabytes}MB"
 

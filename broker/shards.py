@@ -7,7 +7,7 @@ made on what the database has.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -44,6 +44,8 @@ from broker.ports import Desk, Directory, Publisher, Store
 
 log = structlog.get_logger()
 
+_RECOVERED_AT_ONCE = 256
+"""Customers whose open trades are being taken up: a batch."""
 _CHANGES = {Step.PLACED, Step.HELD, Step.EXECUTED, Step.ENDED}
 """Steps that change a trade's status, beside its start."""
 
@@ -82,7 +84,8 @@ class Shard:
         self._filled = asyncio.Event()
         self._waiting: deque[Item] = deque()  # by deadline: every item waits equally long
         self._accounts: dict[CustomerId, Account] = {}  # least recently used first
-        self._recent: dict[TradeId, Trade] = {}
+        # Ordered: of a dict, to find the oldest takes longer the more were taken out before.
+        self._recent: OrderedDict[TradeId, Trade] = OrderedDict()
         self._counted: dict[CustomerId, int] = {}  # open trades of each account in the cache
         self._open = 0  # ... and of all of them
         self._busy = False
@@ -123,11 +126,6 @@ class Shard:
             if not item.reply.done():
                 item.reply.set_exception(Unanswered("the database did not answer in time"))
                 item.reply.exception()  # whoever waited may be gone: that is not an error of ours
-
-    @property
-    def has_enough_to_do(self) -> bool:
-        """Whether what nobody waits for had better come later: at most a batch of it stands before a customer's."""
-        return len(self._queue) >= min(self._config.batch_max, self._config.shard_queue_max // 2)
 
     @property
     def at_rest(self) -> bool:
@@ -400,7 +398,7 @@ class Shard:
     def _keep_recent(self, touched: Mapping[CustomerId, Account]) -> None:
         """Let the memory go of what was not used for longest; never of an account with open trades."""
         while len(self._recent) > self._config.recent_trades_max:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
         if len(self._accounts) <= self._config.account_cache_max:
             return
         for customer_id in touched:
@@ -442,10 +440,7 @@ class Shards:
 
     def submit(self, customer_id: CustomerId, command: Command) -> asyncio.Future[Any]:
         """Queue a command at the customer's shard. Raises Overloaded; awaiting may raise Unanswered or BrokenRule."""
-        return self._shard_of(customer_id).submit(customer_id, command)
-
-    def _shard_of(self, customer_id: CustomerId) -> Shard:
-        return self._shards[customer_id % len(self._shards)]
+        return self._shards[customer_id % len(self._shards)].submit(customer_id, command)
 
     async def report(self, reports: Sequence[Report]) -> None:
         """Take in what the exchange says, from a callback or from asking it; ends when it is durable.
@@ -475,12 +470,20 @@ class Shards:
                 shard.expire(loop.time())
 
     async def recover(self, versions: Mapping[CustomerId, int]) -> None:
-        """Take up the open trades of these customers again: after a start, or where another process was at work."""
+        """Take up the open trades of these customers again: after a start, or where another process was at work.
+
+        A few at a time, so that whoever trades meanwhile finds room and stands behind no more than those.
+        """
+        under_way: set[asyncio.Future[Any]] = set()
         for customer_id, version in versions.items():
-            shard = self._shard_of(customer_id)
-            while shard.has_enough_to_do:  # noqa: ASYNC110 - once, at the start: not worth an event on the hot path
-                await asyncio.sleep(0.005)
-            shard.submit(customer_id, Advance(customer_id, version))
+            if len(under_way) >= _RECOVERED_AT_ONCE:
+                _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                try:
+                    under_way.add(self.submit(customer_id, Advance(customer_id, version)))
+                    break
+                except Overloaded:
+                    await asyncio.sleep(0.01)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until all that was queued is committed; False if that took longer."""

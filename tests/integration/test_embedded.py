@@ -156,12 +156,13 @@ def test_the_buffers_fit_the_machine(memory: int, buffers: str) -> None:
 
 @pytest.mark.parametrize(("limit", "bytes_"), [("1073741824\n", 2**30), ("max\n", None), (None, None)])
 def test_a_container_has_what_it_may_use(limit, bytes_, tmp_path, monkeypatch) -> None:
-    path = tmp_path / "memory.max"
-    if limit is not None:
-        path.write_text(limit)
-    monkeypatch.setattr("broker.embedded._CONTAINER_LIMIT", path)
+    monkeypatch.setattr("broker.embedded._CGROUPS", tmp_path)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert memory_bytes() == (bytes_ or physical)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        (tmp_path / "memory").mkdir(exist_ok=True)
+        if limit is not None:
+            (tmp_path / name).write_text(limit)
+        assert memory_bytes() == (bytes_ or physical)
 
 
 async def test_a_server_that_could_forget_commits_is_refused(tmp_path, start):

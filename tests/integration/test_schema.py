@@ -282,6 +282,17 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             "prices_fit_the_type",
             {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="limit", limit=0)]},
         ),
+        "a purchase above its limit": (
+            "filled_within_the_limit",
+            {
+                "placed": [new_trade(t, second, 1, hold=500, type_="limit", limit=100)],
+                "started": [figures(t, "FILLED", 0, 5, 501, 3)],
+            },
+        ),
+        "a sale that holds less than it leaves": (
+            "sell_holds_what_it_leaves",
+            {"placed": [new_trade(uuid4(), first, 3, hold=4, side="SELL")]},
+        ),
         "a client order id without end": (
             "client_order_id_fits",
             {"placed": [new_trade(uuid4(), second, 1, hold=0, client_id="x" * 201)]},
@@ -454,6 +465,15 @@ async def test_a_margin_account_owes_cash_up_to_its_credit_and_no_shares(
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await owner.execute("INSERT INTO account (owner_id, asset, floor) VALUES ($1, 'AAPL', -5)", made)
     assert refusal.value.constraint_name == "credit_needs_a_margin_account"
+
+
+async def test_nobody_has_to_have_more_than_nothing(owner: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await owner.execute("INSERT INTO account (owner_id, asset, floor) VALUES (1, '$USD', 5)")
+    assert refusal.value.constraint_name in {"floor_is_not_above_zero", "never_overdrawn"}
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await owner.execute("INSERT INTO account (owner_id, asset, balance, floor) VALUES (1, '$USD', 9, 5)")
+    assert refusal.value.constraint_name == "floor_is_not_above_zero"
 
 
 async def test_a_finished_trade_takes_one_more_event_and_nothing_else(

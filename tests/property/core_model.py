@@ -285,7 +285,7 @@ def figures(trade: Trade) -> tuple[object, ...]:
 
 
 def check_row(trade: Trade) -> None:
-    """The CHECKs of the table `trade` in schema.sql."""
+    """The rules of the table `trade` in schema.sql."""
     filled, hold = trade.filled_quantity, trade.hold
     assert hold >= 0
     assert trade.reason

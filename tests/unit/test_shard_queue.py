@@ -14,12 +14,10 @@ from broker.metrics import Metrics
 from broker.shards import Shard, Shards
 from tests.builders import AAPL
 
-ROOM = 40
 
-
-def a_shard() -> Shard:
+def a_shard(room: int) -> Shard:
     """One that nobody runs: what is in its queue stays there until a test takes it out."""
-    return Shard(0, Mock(), Mock(), Mock(), Mock(), Mock(), Config(shard_queue_max=ROOM), Metrics())
+    return Shard(0, Mock(), Mock(), Mock(), Mock(), Mock(), Config(shard_queue_max=room), Metrics())
 
 
 def place(shard: Shard, customer: int) -> None:
@@ -27,21 +25,45 @@ def place(shard: Shard, customer: int) -> None:
     shard.submit(customer_id, PlaceTrade(TradeId(uuid4()), customer_id, AAPL, Side.BUY, 1, None))
 
 
-async def test_recovery_leaves_room_for_who_trades_now() -> None:
-    shard = a_shard()
+async def recovered(shard: Shard, trade: bool) -> list[Item]:
+    """What the shard gets to do while 1,000 customers are recovered, and others trade at every turn."""
     shards = Shards([shard], Mock(), Mock(), Metrics())
-    recovery = asyncio.create_task(shards.recover({CustomerId(number): 0 for number in range(100)}))
+    recovery = asyncio.create_task(shards.recover({CustomerId(number): 0 for number in range(1_000)}))
     taken: list[Item] = []
-    while not recovery.done():
-        await asyncio.sleep(0.01)
-        place(shard, 5_000)
-        taken += shard._drain()
-    assert [item.customer_id for item in taken if item.customer_id < 5_000] == list(range(100))
+    async with asyncio.timeout(20):
+        while not recovery.done() or shard._queue:
+            await asyncio.sleep(0)
+            if trade:
+                place(shard, 5_000)
+            batch = shard._drain()
+            for item in batch:
+                item.reply.set_result(None)
+            taken += batch
+            trade = trade and not recovery.done()
+    return taken
+
+
+async def test_recovery_leaves_room_for_who_trades_now() -> None:
+    taken = await recovered(a_shard(room=300), trade=True)  # a place that finds none raises Overloaded
+    assert [item.customer_id for item in taken if item.customer_id < 5_000] == list(range(1_000))
+
+
+async def test_recovery_gets_on_where_there_is_hardly_any_room() -> None:
+    assert len(await recovered(a_shard(room=1), trade=False)) == 1_000
+
+
+async def test_recovery_gets_on_while_the_queue_is_full_of_trades() -> None:
+    shard = a_shard(room=300)
+    for number in range(300):
+        place(shard, 5_000 + number)
+    recovery = asyncio.create_task(Shards([shard], Mock(), Mock(), Metrics()).recover({CustomerId(1): 0}))
+    async with asyncio.timeout(20):
+        await recovery
 
 
 async def test_a_full_queue_is_said_to_be_full() -> None:
-    shard = a_shard()
-    for number in range(ROOM):
+    shard = a_shard(room=40)
+    for number in range(40):
         place(shard, number)
     with pytest.raises(Overloaded):
-        place(shard, ROOM)
+        place(shard, 40)
