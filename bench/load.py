@@ -17,7 +17,6 @@ result: {"seconds", "started": [unix time, ...], "latencies": [seconds, ...], "l
 import asyncio
 import json
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -57,10 +56,13 @@ class Connection(asyncio.Protocol):
         self._transport: Any = transport
 
     def send(self, number: int, request: bytes, due: float | None = None) -> None:
-        """Send a request; one that was due earlier, by time.perf_counter(), counts from then."""
+        """Send a request; one that was due earlier, by time.perf_counter(), counts from then.
+
+        The loop's clock is as coarse as a millisecond: one that goes out before it is due counts from its sending.
+        """
         now = time.perf_counter()
         self._number = number
-        self._due = now if due is None else due
+        self._due = now if due is None else min(due, now)
         self._results.late[number] = now - self._due
         self._results.started[number] = time.time() - self._results.late[number]
         self._transport.write(request)
@@ -107,12 +109,14 @@ def closed_loop(connections: list[Connection], requests: list[bytes]) -> None:
 
 def open_loop(connections: list[Connection], requests: list[bytes], per_s: float) -> None:
     """A request falls due every 1 / per_s seconds, whatever became of those before it."""
-    free = deque(connections)
+    free = list(connections)  # the one that was used last comes first, so that no more than needed are in use
     waiting: deque[int] = deque()
     loop = asyncio.get_running_loop()
-    began = time.perf_counter()
+    began, start = time.perf_counter(), loop.time()
 
     def fall_due(number: int) -> None:
+        if number + 1 < len(requests):
+            loop.call_at(start + (number + 1) / per_s, fall_due, number + 1)
         waiting.append(number)
         send()
 
@@ -123,16 +127,11 @@ def open_loop(connections: list[Connection], requests: list[bytes], per_s: float
     def send() -> None:
         while waiting and free:
             number = waiting.popleft()
-            free.popleft().send(number, requests[number], began + number / per_s)
-
-    def keep_time() -> None:  # a thread: the loop's own timers are as coarse as a millisecond
-        for number in range(len(requests)):
-            time.sleep(max(0.0, began + number / per_s - time.perf_counter()))
-            loop.call_soon_threadsafe(fall_due, number)
+            free.pop().send(number, requests[number], began + number / per_s)
 
     for connection in connections:
         connection.is_free = go_on
-    threading.Thread(target=keep_time, daemon=True).start()
+    fall_due(0)
 
 
 def _request(plan: dict[str, Any], token: str, body: str, path: str | None = None) -> bytes:
