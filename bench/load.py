@@ -67,6 +67,10 @@ class Connection(asyncio.Protocol):
         self._results.started[number] = time.time() - self._results.late[number]
         self._transport.write(request)
 
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         """Take an answer, once it is whole."""
         self._buffer += data
@@ -157,8 +161,11 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
     else:
         open_loop(connections, requests, plan["per_s"])
     await results.done
+    seconds = time.perf_counter() - began
+    for connection in connections:
+        connection.close()
     return {
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
         "started": results.started,
         "latencies": results.latencies,
         "late": results.late,
