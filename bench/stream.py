@@ -25,29 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.servers import BROKER, ENVIRONMENT
+from bench.servers import BROKER, ENVIRONMENT, module, process
 
 LIMIT_MS = 100
 ROUNDS = 5
 STEP = 1.3
-
-
-def _module(name: str) -> tuple[str, ...]:
-    return sys.executable, "-m", name
-
-
-@contextmanager
-def process(*command: str, **environment: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """A process, and its first line, until the block ends."""
-    started = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**ENVIRONMENT, **environment}
-    )
-    assert started.stdout is not None
-    try:
-        yield started, started.stdout.readline().decode()
-    finally:
-        started.terminate()
-        started.wait(20)
 
 
 @dataclass
@@ -166,7 +148,7 @@ def _follow(
         "each": setting.each,
         **plan,
     }
-    clients = subprocess.Popen(_module("bench.follow"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT)
+    clients = subprocess.Popen(module("bench.follow"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT)
     assert clients.stdin is not None
     assert clients.stdout is not None
     try:
@@ -204,7 +186,7 @@ def place(port: int, tokens: list[str], trades: int, per_s: float = 200.0) -> di
         "requests": [[rng.choice(tokens), body] for _ in range(trades)],
     }
     output = subprocess.run(
-        _module("bench.load"), input=json.dumps(plan).encode(), stdout=subprocess.PIPE, check=True, env=ENVIRONMENT
+        module("bench.load"), input=json.dumps(plan).encode(), stdout=subprocess.PIPE, check=True, env=ENVIRONMENT
     ).stdout
     result = json.loads(output)
     assert result["statuses"] == {"201": trades}, result["statuses"]
@@ -238,9 +220,9 @@ def orders(server: Server, setting: Setting, port: int, tokens: list[str]) -> It
 
 def measure(setting: Setting, folder: Path) -> Iterator[dict[str, Any]]:
     """All of it, in an order that lets one part begin where the other ended."""
-    with process(*_module("bench.ticks"), str(setting.symbols)) as (_, line):
+    with process(*module("bench.ticks"), str(setting.symbols)) as (_, line):
         ticks = f"http://127.0.0.1:{int(line)}"
-        with process(*_module("bench.broadcast"), FEED=ticks) as (bare, port_line):
+        with process(*module("bench.broadcast"), FEED=ticks) as (bare, port_line):
             with connected(setting, "bare broadcast", bare, int(port_line), [""], ticks) as server:
                 server.at(setting.usual, setting.seconds, "each symbol once a second")
                 bare_most = server.highest(setting.usual * 1.5, setting.seconds)
