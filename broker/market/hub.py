@@ -225,7 +225,7 @@ class Hub:
         topic.frame = self._wire.frame(topic.payload)
         if topic.earlier is not None:
             topic.earlier.extend((payload, self._wire.frame(payload)) for payload in payloads[-_TRADES_KEPT:])
-        queue, conflated = self._queue, 0
+        conflated = 0
         for follower in topic.followers:
             pending = follower.pending
             if topic in pending:
@@ -234,14 +234,17 @@ class Hub:
                 pending[topic] = number
             if not follower.queued:
                 follower.queued = True
-                if follower.batch:
-                    self._batches[follower.slot].append(follower)
-                    self._batched.set()
-                else:
-                    queue.append(follower)
+                self._line_up(follower)
         if conflated and topic.earlier is None:
             self._conflated.inc(conflated)
-        self._news.set()
+
+    def _line_up(self, follower: Follower) -> None:
+        if follower.batch:
+            self._batches[follower.slot].append(follower)
+            self._batched.set()
+        else:
+            self._queue.append(follower)
+            self._news.set()
 
     # -------------------------------------------------------------- out
 
@@ -314,12 +317,7 @@ class Hub:
             for follower in slow:
                 waiting = follower.transport.get_write_buffer_size()
                 if not waiting or not follower.pending:
-                    if follower.batch:
-                        self._batches[follower.slot].append(follower)
-                        self._batched.set()
-                    else:
-                        self._queue.append(follower)
-                        self._news.set()
+                    self._line_up(follower)
                 elif waiting >= follower.buffered and now - follower.moved_at >= self._stall_s:
                     self._cut.inc()
                     self.gone(follower)
