@@ -18,7 +18,10 @@
 --   * a change of a finished trade (but for one more event), or a step that the table status_change does not have
 --   * more filled than ordered, or a status that the figures contradict
 --   * the same execution, the same reference, the same client key a second time
---   * any change of history: postings, transfers, executions and events are only ever added
+--   * a key that was revoked and opens again, or ends later than it was to, or opens more
+--   * any change of history: postings, transfers, executions, events and audit records are only ever added
+-- What it cannot refuse its own superuser it makes visible: all events and every operator's request are in chains of
+-- hashes (`audit`), in which no record can be changed or left out without all that follow it.
 -- The role broker_runtime, which the running broker uses, can read, and can write trades and money only through
 -- commit_batch and create_customer.
 --
@@ -31,9 +34,10 @@ SET search_path = broker;
 
 CREATE TABLE schema_version (
     version int PRIMARY KEY,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    works_with int  -- brokers of this schema version and newer ones work on it; null: of this one only
 );
-INSERT INTO schema_version (version) VALUES (4);
+INSERT INTO schema_version (version, works_with) VALUES (5, 4);
 
 ---------------------------------------------------------------- customers
 
@@ -49,13 +53,19 @@ CREATE INDEX customer_suspended ON customer (customer_id) WHERE status = 'suspen
 
 CREATE TABLE api_key (
     key_id text PRIMARY KEY,
-    customer_id bigint NOT NULL REFERENCES customer,
+    customer_id bigint REFERENCES customer,  -- whose it is; null for an operator's
     secret_hash bytea NOT NULL CHECK (octet_length(secret_hash) = 32),  -- SHA-256; the secret itself is nowhere
     created_at timestamptz NOT NULL DEFAULT now(),
-    revoked_at timestamptz
+    revoked_at timestamptz,
+    scopes text[] NOT NULL DEFAULT '{read,trade}',
+    expires_at timestamptz,  -- null: never
+    replaced_by text REFERENCES api_key,  -- the key that was made when this one was rotated
+    CONSTRAINT scopes_are_known CHECK (cardinality(scopes) > 0 AND scopes <@ '{read,trade,admin}'),
+    CONSTRAINT admin_is_no_customer CHECK ((customer_id IS NULL) = ('admin' = ANY (scopes)))
 );
 CREATE INDEX api_key_customer ON api_key (customer_id);
 CREATE INDEX api_key_revoked ON api_key (revoked_at) WHERE revoked_at IS NOT NULL;
+CREATE INDEX api_key_ending ON api_key (expires_at) WHERE expires_at IS NOT NULL;
 
 -- What is switched: by operators the kill switch ('all', 'customer:1001'), halted and restricted symbols ('halt:AAPL',
 -- 'restrict:AAPL'); by a customer its own new orders ('self:1001'). A row is the switch being on.
@@ -247,8 +257,30 @@ CREATE TABLE event (
     quantity bigint NOT NULL,
     execution_id text,
     at timestamptz NOT NULL,
+    chain smallint,  -- this and the next one: the record of `audit` that vouches for it; null before there were any
+    link bigint,
     PRIMARY KEY (customer_id, seq)  -- what a client that was away reads on from
 );
+
+-- What happened, in chains: each record's hash covers the hash before it. Chain 0 has the operators' requests and what came
+-- of them. The others have the events of trades, a record for each commit, in the chain of its first event's customer,
+-- so that two commits seldom wait for each other.
+CREATE TABLE audit (
+    chain smallint NOT NULL,
+    number bigint NOT NULL,  -- 1, 2, 3 ... in its chain
+    at timestamptz NOT NULL,
+    actor text NOT NULL,  -- 'broker', or the id of an operator's key
+    action text NOT NULL,  -- 'events'; of an operator: 'asked' and 'answered'; 'before': what the migration found
+    content text NOT NULL,  -- of events: their digest (digest_of_events)
+    hash bytea NOT NULL,
+    PRIMARY KEY (chain, number)
+);
+CREATE TABLE audit_head (  -- the last record of each chain, so that the next one needs no search
+    chain smallint PRIMARY KEY,
+    number bigint NOT NULL,
+    hash bytea NOT NULL
+);
+INSERT INTO audit_head SELECT chain, 0, sha256('') FROM generate_series(0, 16) AS chain;
 
 -- Where a customer wants to be told of its events. The events themselves are the queue: `delivered` is how far it got.
 CREATE TABLE webhook (
@@ -554,12 +586,31 @@ CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON bust
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON audit_head
+    FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON trade
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON customer
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
 CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON account
     FOR EACH STATEMENT EXECUTE FUNCTION history_stays();
+
+-- A key ends once and for all, and only ever sooner than it was to; what it opens, and whose it is, stays.
+CREATE FUNCTION a_key_only_ends() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (NEW.key_id, NEW.secret_hash, NEW.scopes, NEW.customer_id) IS DISTINCT FROM
+            (OLD.key_id, OLD.secret_hash, OLD.scopes, OLD.customer_id)
+        OR coalesce(NEW.revoked_at, 'infinity') > coalesce(OLD.revoked_at, 'infinity')
+        OR coalesce(NEW.expires_at, 'infinity') > coalesce(OLD.expires_at, 'infinity')
+    THEN
+        RAISE EXCEPTION 'a key only ever ends, and ends sooner'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'a_key_only_ends';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER a_key_only_ends BEFORE UPDATE ON api_key FOR EACH ROW EXECUTE FUNCTION a_key_only_ends();
 
 ---------------------------------------------------------------- what the broker calls
 
@@ -583,6 +634,54 @@ CREATE TYPE new_event AS (customer_id bigint, seq bigint, trade_id uuid, number 
 CREATE TYPE new_margin_level AS (customer_id bigint, day date, level bigint);
 CREATE TYPE new_control AS (scope text, reason text);
 
+-- What a record's hash is taken of: the hash before it, and the record as a JSON array. (This and the next function are in
+-- plpgsql because a function in SQL is made ready anew in every transaction, which took a twentieth of a commit.)
+CREATE FUNCTION hash_of_record(before bytea, chain smallint, number bigint, at timestamptz, actor text, action text, content text)
+    RETURNS bytea LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN sha256(before || convert_to(jsonb_build_array(
+        chain, number, (extract(epoch FROM at) * 1000000)::bigint, actor, action, content)::text, 'UTF8'));
+END $$;
+
+-- Of the events of one commit, by customer and seq.
+CREATE FUNCTION digest_of_events(events new_event[]) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN encode(sha256(convert_to(
+        (SELECT array_agg(each ORDER BY each.customer_id, each.seq) FROM unnest(events) AS each)::text, 'UTF8')), 'hex');
+END $$;
+
+-- Add a record to a chain, and return its number. The chain's head stays locked to the end of the transaction.
+CREATE FUNCTION add_to_audit(in_chain smallint, at timestamptz, actor text, action text, content text)
+    RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    head audit_head;
+BEGIN
+    UPDATE audit_head SET number = audit_head.number + 1,
+            hash = hash_of_record(audit_head.hash, in_chain, audit_head.number + 1, at, actor, action, content)
+        WHERE chain = in_chain RETURNING * INTO STRICT head;
+    INSERT INTO audit VALUES (in_chain, head.number, at, actor, action, content, head.hash);
+    RETURN head.number;
+END $$;
+
+-- How long the oldest transaction has been open, in seconds, and how many transactions old what it still sees is: what is
+-- held open keeps dead rows from being cleaned away. As the owner, since a role sees no more than its own sessions.
+CREATE FUNCTION oldest_transaction(OUT seconds double precision, OUT age bigint) LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = broker, pg_temp AS
+    $$ SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0), coalesce(max(age(backend_xmin)), 0)
+       FROM pg_stat_activity
+       WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() $$;
+
+-- What an operator asked for, before it is done, and what came of it. The time is the database's own.
+CREATE FUNCTION record_operator(actor text, action text, content text)
+    RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = broker, pg_temp AS $$
+BEGIN
+    IF actor = 'broker' OR action NOT IN ('asked', 'answered') THEN
+        RAISE EXCEPTION 'this is no record of an operator: % by %', action, actor
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'record_is_an_operators';
+    END IF;
+    RETURN add_to_audit(0::smallint, clock_timestamp(), actor, action, content);
+END $$;
+
 -- When a trade that has this status by now has ended; null where it has not.
 CREATE FUNCTION end_of(status trade_status, at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS
     $$ SELECT CASE WHEN status IN ('FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED') THEN at END $$;
@@ -600,6 +699,8 @@ CREATE FUNCTION commit_batch(decided_at timestamptz, claims claim[], opened acco
 DECLARE
     unchanged boolean;
     changed bigint;
+    in_chain smallint;
+    in_link bigint;
 BEGIN
     WITH claimed AS (
         UPDATE account SET version = version + 1
@@ -657,15 +758,17 @@ BEGIN
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
         END IF;
     END IF;
-    IF cardinality(logged) > 0 THEN
-        INSERT INTO event SELECT *, decided_at FROM unnest(logged);
-    END IF;
     IF cardinality(levels) > 0 THEN
         INSERT INTO margin_day SELECT * FROM unnest(levels)
             ON CONFLICT (customer_id, day) DO UPDATE SET lowest = least(margin_day.lowest, excluded.lowest);
     END IF;
     IF cardinality(controls) > 0 THEN
         INSERT INTO control SELECT *, decided_at FROM unnest(controls) ON CONFLICT DO NOTHING;
+    END IF;
+    IF cardinality(logged) > 0 THEN  -- last of all: whoever has a chain's head never waits for anybody else
+        in_chain := 1 + (logged[1]).customer_id % 16;
+        in_link := add_to_audit(in_chain, decided_at, 'broker', 'events', digest_of_events(logged));
+        INSERT INTO event SELECT *, decided_at, in_chain, in_link FROM unnest(logged);
     END IF;
 END $$;
 
@@ -691,6 +794,22 @@ BEGIN
     END IF;
     RETURN created;
 END $$;
+
+---------------------------------------------------------------- what every process has to hear of at once
+
+CREATE FUNCTION tell_of_keys() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_notify('broker_keys', ''); RETURN NULL; END $$;
+CREATE TRIGGER tell_of_keys AFTER UPDATE ON api_key FOR EACH STATEMENT EXECUTE FUNCTION tell_of_keys();
+CREATE TRIGGER tell_of_keys AFTER UPDATE OF status ON customer FOR EACH STATEMENT EXECUTE FUNCTION tell_of_keys();
+
+CREATE FUNCTION tell_of_controls() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_notify('broker_controls', ''); RETURN NULL; END $$;
+CREATE TRIGGER tell_of_controls AFTER INSERT OR UPDATE OR DELETE ON control
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_controls();
+CREATE TRIGGER tell_of_controls AFTER INSERT OR UPDATE OR DELETE ON risk_limit
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_controls();
+CREATE TRIGGER tell_of_controls AFTER UPDATE OF status ON customer
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_controls();
 
 ---------------------------------------------------------------- what is read
 
@@ -740,8 +859,10 @@ REVOKE ALL ON SCHEMA broker FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA broker FROM PUBLIC;
 GRANT USAGE ON SCHEMA broker TO broker_runtime;
 GRANT SELECT ON ALL TABLES IN SCHEMA broker TO broker_runtime;
-GRANT EXECUTE ON FUNCTION commit_batch, create_customer TO broker_runtime;
-GRANT INSERT (key_id, customer_id, secret_hash), UPDATE (revoked_at) ON api_key TO broker_runtime;
+GRANT EXECUTE ON FUNCTION commit_batch, create_customer, record_operator, oldest_transaction, tell_of_keys, tell_of_controls
+    TO broker_runtime;
+GRANT INSERT (key_id, customer_id, secret_hash, scopes, expires_at), UPDATE (revoked_at, expires_at, replaced_by) ON api_key
+    TO broker_runtime;
 GRANT UPDATE (status) ON customer TO broker_runtime;
 GRANT INSERT (cause, venue, payload) ON inbox TO broker_runtime;
 GRANT INSERT, DELETE ON control, risk_limit TO broker_runtime;

@@ -45,7 +45,7 @@ def query(name: str) -> str:
 _STALE = "BR001"
 # Somebody else was faster with the same thing; whoever reads again finds it.
 _STALE_KEYS = {"cash_reference", "trade_idempotency", "trade_customer_id_seq_key"}
-_UNKNOWN_OUTCOME = (
+UNKNOWN_OUTCOME = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -65,7 +65,7 @@ _UNKNOWN_OUTCOME = (
 async def _guarded(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return await work()
-    except _UNKNOWN_OUTCOME as error:
+    except UNKNOWN_OUTCOME as error:
         if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
             # A figure that no column can hold: it never left us, and is no lost connection.
             raise RefusedByDatabase(str(error), None) from error
@@ -92,11 +92,14 @@ async def _connected(work: Callable[[], Awaitable[T]]) -> T:
 class Database:
     """The way to one PostgreSQL: a bounded pool for readers, and sessions for the shards."""
 
-    def __init__(self, dsn: str, config: Config) -> None:
+    def __init__(self, dsn: str, config: Config, runtime_dsn: str | None = None) -> None:
+        """`runtime_dsn`: by which sessions begin that have no rights to take back; else they begin by `dsn`."""
         self.dsn = dsn
+        self._runtime_dsn = runtime_dsn or dsn
         self._config = config
         self._pool: asyncpg.Pool | None = None
         self._abandoned: set[asyncio.Future[Sequence[asyncpg.Record]]] = set()
+        self._waiting = 0  # for a connection of the pool
 
     def settings(self) -> dict[str, str]:
         """What every session of the running broker is set to."""
@@ -119,7 +122,7 @@ class Database:
         """A new connection with the runtime role's rights. Raises DatabaseUnavailable."""
         return await _connected(
             lambda: asyncpg.connect(
-                self.dsn,
+                self._runtime_dsn,
                 server_settings=self.settings(),
                 timeout=self._config.database_timeout_s,
                 command_timeout=self._config.database_timeout_s,
@@ -132,7 +135,7 @@ class Database:
 
     async def _create_pool(self) -> asyncpg.Pool:
         return await asyncpg.create_pool(
-            self.dsn,
+            self._runtime_dsn,
             min_size=1,
             max_size=self._config.pool_max,
             server_settings=self.settings(),
@@ -164,8 +167,22 @@ class Database:
 
     async def _pooled(self, text: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
         assert self._pool is not None
-        async with self._pool.acquire() as connection:
+        self._waiting += 1
+        try:
+            connection = await self._pool.acquire()
+        finally:
+            self._waiting -= 1
+        try:
             return list(await connection.fetch(text, *arguments))
+        finally:
+            await self._pool.release(connection)
+
+    def pool_use(self) -> tuple[int, int, int]:
+        """How many connections are idle, how many in use, and how many queries wait for one."""
+        if self._pool is None:
+            return 0, 0, 0
+        idle = self._pool.get_idle_size()
+        return idle, self._pool.get_size() - idle, self._waiting
 
     def _forget(self, task: asyncio.Future[Sequence[asyncpg.Record]]) -> None:
         self._abandoned.discard(task)
@@ -178,31 +195,51 @@ class Database:
 
 
 class Session:
-    """One connection, made anew when it is lost: a shard's."""
+    """One connection, made anew when it is lost: a shard's.
+
+    Where a standby has to have every commit (synchronous_standby_names), a commit whose wait for it was cut short shows
+    here like any other and yet may be lost. So what is not sure counts as an unknown outcome, and a new connection
+    begins with a commit of its own: once the standby has that one, it has all that came before.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: asyncpg.Connection | None = None
+        self._is_sure = True
 
     async def fetch(self, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """The rows of a named query. After DatabaseUnavailable the connection is a new one."""
         connection = self._connection
         if connection is None or connection.is_closed():
-            connection = self._connection = await self._database.connect()
-        current = connection
+            connection = await self._database.connect()
+            connection.add_log_listener(self._heed)
+            await self._fetch(connection, "catch_up")
+            self._connection = connection
+        return await self._fetch(connection, name, *arguments)
 
-        async def work() -> Sequence[asyncpg.Record]:
-            return list(await current.fetch(query(name), *arguments))
-
+    async def _fetch(self, connection: asyncpg.Connection, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        self._is_sure = True
         try:
-            return await _guarded(work)
+            rows = await _guarded(lambda: _rows(connection, name, arguments))
+            if not self._is_sure:
+                raise DatabaseUnavailable("the standby may not have it")
         except DatabaseUnavailable:
-            current.terminate()
+            connection.terminate()
             self._connection = None
             raise
+        return rows
+
+    def _heed(self, _: object, message: asyncpg.PostgresLogMessage) -> None:
+        """The server says that a commit is done, and with it, as a mere warning, that its standby may not have it."""
+        if "wait for synchronous replication" in (message.message or ""):
+            self._is_sure = False
 
     async def close(self) -> None:
         """Let the connection go."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+async def _rows(connection: asyncpg.Connection, name: str, arguments: Sequence[object]) -> Sequence[asyncpg.Record]:
+    return list(await connection.fetch(query(name), *arguments))

@@ -135,6 +135,7 @@ class EmbeddedPostgres:
         self._log_offset = 0
         self._stopping = asyncio.Event()
         self.dsn = _dsn(str(self._socket_folder), PORT)
+        self.runtime_dsn = _dsn(str(self._socket_folder), PORT, "broker_runtime")
 
     @classmethod
     async def start(cls, folder: Path, log: EventLog, *, recovery_limit_s: float = 300.0) -> Self:
@@ -300,8 +301,8 @@ def _log_path(folder: Path) -> Path:
     return folder / "postgres.log"
 
 
-def _dsn(socket_folder: str, port: object) -> str:
-    return f"postgresql://postgres@/postgres?host={urllib.parse.quote(socket_folder)}&port={port}"
+def _dsn(socket_folder: str, port: object, user: str = "postgres") -> str:
+    return f"postgresql://{user}@/postgres?host={urllib.parse.quote(socket_folder)}&port={port}"
 
 
 def _made(folder: Path) -> Path:

@@ -1,2 +1,3 @@
--- $1 key_id, $2 customer_id, $3 secret_hash
-INSERT INTO api_key (key_id, customer_id, secret_hash) VALUES ($1, $2, $3) RETURNING key_id
+-- $1 key_id, $2 customer_id or null for an operator's, $3 secret_hash, $4 scopes, $5 expires_at or null
+INSERT INTO api_key (key_id, customer_id, secret_hash, scopes, expires_at) VALUES ($1, $2, $3, $4::text[], $5)
+RETURNING key_id, scopes, expires_at

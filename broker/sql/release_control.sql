@@ -1,2 +1,2 @@
 -- $1 scope
-DELETE FROM control WHERE scope = $1
+DELETE FROM control WHERE scope = $1 RETURNING scope

@@ -1,2 +1,3 @@
--- $1 customer_id, $2 key_id
-UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE customer_id = $1 AND key_id = $2 RETURNING key_id, revoked_at
+-- $1 customer_id or null for an operator's, $2 key_id
+UPDATE api_key SET revoked_at = coalesce(revoked_at, now())
+WHERE key_id = $2 AND customer_id IS NOT DISTINCT FROM $1 RETURNING key_id, revoked_at

@@ -1,7 +1,8 @@
 """A database of an older version is brought up to this one, with everything that was in it."""
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,10 +11,14 @@ import asyncpg
 import pytest
 
 import broker.schema
+from broker.app import serve
+from broker.assembly import Running
+from broker.config import Config
 from broker.embedded import EmbeddedPostgres
-from broker.schema import SchemaError, install
+from broker.schema import _INSTALL_LOCK, SchemaError, install
 from broker.verify import verify
 from tests.builders import NOW
+from tests.conftest import eventually
 
 V1 = Path(__file__).parents[1] / "data" / "schema_v1.sql"
 V2 = Path(broker.schema.__file__).parent / "sql" / "migrate" / "schema_2.sql"
@@ -269,3 +274,28 @@ async def test_a_database_that_another_broker_works_on_is_not_migrated(old: str)
             await install(old)
     await connection.close()
     await install(old)
+
+
+async def test_a_broker_that_waits_for_anothers_migration_stops_when_it_is_told_to(config: Config) -> None:
+    connection = await asyncpg.connect(config.database)
+    await connection.execute("SELECT pg_advisory_lock($1)", _INSTALL_LOCK)
+    stop = asyncio.Event()
+
+    async def never(_: Running) -> None:
+        raise AssertionError("it is not ready")
+
+    async def waits() -> bool:
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = $1::oid"
+        database = await connection.fetchval("SELECT oid FROM pg_database WHERE datname = current_database()")
+        return bool(await connection.fetchval(waiting, database))
+
+    serving = asyncio.create_task(serve(config, stop, never))
+    await eventually(waits)
+    stop.set()
+    await asyncio.wait_for(serving, 20)
+    await eventually(lambda: is_false(waits))
+    await connection.close()
+
+
+async def is_false(probe: Callable[[], Awaitable[bool]]) -> bool:
+    return not await probe()

@@ -174,6 +174,91 @@ async def test_the_runtime_role_may_not(statement: str, runtime: asyncpg.Connect
         await runtime.execute(statement)
 
 
+LEDGER = {"posting", "transfer", "execution", "event", "bust", "audit", "audit_head", "trade", "account"}
+"""What the runtime role can only read: it is written through functions."""
+WRITES = {
+    "api_key": {
+        *("INSERT (key_id)", "INSERT (customer_id)", "INSERT (secret_hash)", "INSERT (scopes)", "INSERT (expires_at)"),
+        *("UPDATE (revoked_at)", "UPDATE (expires_at)", "UPDATE (replaced_by)"),
+    },
+    "customer": {"UPDATE (status)"},
+    "inbox": {"INSERT (cause)", "INSERT (venue)", "INSERT (payload)"},
+    "control": {"INSERT", "DELETE", "UPDATE (reason)"},
+    "risk_limit": {"INSERT", "DELETE", "UPDATE (value)"},
+    "price_sample": {"INSERT", "DELETE"},
+    **{
+        each: {"INSERT", "UPDATE", "DELETE"}
+        for each in ("bar", "webhook", "trail", "watchlist", "account_configuration")
+    },
+    "corporate_action": {
+        *("INSERT (event_id)", "INSERT (content)", "INSERT (price)", "UPDATE (holders)", "UPDATE (finished_at)"),
+    },
+}
+"""Everything that the runtime role may write by itself; of a table that is not here, nothing."""
+CALLS = {"commit_batch", "create_customer", "record_operator", "oldest_transaction", "tell_of_keys", "tell_of_controls"}
+
+
+async def test_the_runtime_role_may_write_what_is_listed_here_and_nothing_else(owner: asyncpg.Connection) -> None:
+    """By the catalogue: a new table cannot be forgotten."""
+    tables = await owner.fetch(
+        """
+        SELECT relname AS name, has_table_privilege('broker_runtime', oid, 'SELECT') AS reads, array(
+            SELECT privilege FROM unnest('{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS privilege
+            WHERE has_table_privilege('broker_runtime', pg_class.oid, privilege)
+        ) || array(
+            SELECT format('%s (%s)', privilege, attname)
+            FROM pg_attribute, unnest('{INSERT,UPDATE,REFERENCES}'::text[]) AS privilege
+            WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+            AND NOT has_table_privilege('broker_runtime', pg_class.oid, privilege)
+            AND has_column_privilege('broker_runtime', pg_class.oid, attnum, privilege)
+        ) AS writes
+        FROM pg_class WHERE relnamespace = 'broker'::regnamespace AND relkind IN ('r', 'v', 'p', 'm', 'f', 'S')
+        """
+    )
+    found = {row["name"]: set(row["writes"]) for row in tables}
+    assert found.keys() >= LEDGER
+    assert not LEDGER & WRITES.keys()
+    assert {name: writes for name, writes in found.items() if writes} == WRITES
+    functions = await owner.fetch(
+        """
+        SELECT proname, prosecdef, proconfig FROM pg_proc
+        WHERE pronamespace = 'broker'::regnamespace AND has_function_privilege('broker_runtime', oid, 'EXECUTE')
+        """
+    )
+    assert {row["proname"] for row in functions} == CALLS
+    for row in functions:  # a function with the owner's rights looks for nothing where others may put something
+        assert not row["prosecdef"] or "search_path=broker, pg_temp" in row["proconfig"]
+
+
+async def test_the_runtime_role_owns_nothing_makes_nothing_and_becomes_nobody(owner: asyncpg.Connection) -> None:
+    (role,) = await owner.fetch("SELECT * FROM pg_roles WHERE rolname = 'broker_runtime'")
+    flags = ("rolsuper", "rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls", "rolcanlogin")
+    assert not any(role[flag] for flag in flags)
+    for what in ("broker", "public"):
+        assert not await owner.fetchval("SELECT has_schema_privilege('broker_runtime', $1, 'CREATE')", what)
+    assert not await owner.fetchval("SELECT has_database_privilege('broker_runtime', current_database(), 'CREATE')")
+    assert await owner.fetch("SELECT FROM pg_auth_members WHERE member = 'broker_runtime'::regrole") == []
+    owned = "SELECT FROM pg_class WHERE relowner = 'broker_runtime'::regrole"
+    assert await owner.fetch(owned) == []
+
+
+async def test_the_runtime_role_may_not_touch_the_ledger(runtime: asyncpg.Connection) -> None:
+    for table in sorted(LEDGER):
+        column = await runtime.fetchval(
+            "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum = 1", f"broker.{table}"
+        )
+        for statement in (
+            f"UPDATE {table} SET {column} = {column}",
+            f"DELETE FROM {table}",
+            f"TRUNCATE {table}",
+            f"INSERT INTO {table} SELECT * FROM {table}",
+            f"ALTER TABLE {table} DISABLE TRIGGER ALL",
+            f"DROP TABLE {table}",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await runtime.execute(statement)
+
+
 # ------------------------------------------------------------------ through the one function it may call
 
 
@@ -417,6 +502,63 @@ async def test_a_legal_transfer_passes(runtime: asyncpg.Connection, customers: l
 
 
 # ------------------------------------------------------------------ as the owner: history stays, whoever it is
+
+
+@pytest.mark.parametrize("actor_and_action", ["'broker', 'asked'", "'admin-token', 'events'", "'broker', 'events'"])
+async def test_the_runtime_role_makes_no_record_that_is_not_an_operators(
+    actor_and_action: str, runtime: asyncpg.Connection
+) -> None:
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await runtime.execute(f"SELECT record_operator({actor_and_action}, '{{}}')")
+    assert refusal.value.constraint_name == "record_is_an_operators"
+
+
+async def test_the_runtime_role_cannot_choose_when_a_record_was_made(runtime: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.UndefinedFunctionError):
+        await runtime.execute("SELECT record_operator('2020-01-01'::timestamptz, 'admin-token', 'asked', '{}')")
+    async with runtime.transaction():
+        number = await runtime.fetchval("SELECT record_operator('admin-token', 'asked', '{}')")
+        later = await runtime.fetchval("SELECT at > now() FROM audit WHERE (chain, number) = (0, $1)", number)
+    assert later
+
+
+KEY_CHANGES = {
+    "revoked_at = NULL": "revoked",
+    "revoked_at = revoked_at + interval '1 second'": "revoked",
+    "expires_at = NULL": "ending",
+    "expires_at = expires_at + interval '1 second'": "ending",
+    "scopes = '{read,trade}'": "ending",
+    "customer_id = customer_id + 1": "open",
+    "secret_hash = sha256('x')": "open",
+}
+
+
+@pytest.mark.parametrize("change", KEY_CHANGES)
+async def test_a_key_only_ever_ends_sooner(change: str, owner: asyncpg.Connection, customers: list[int]) -> None:
+    await owner.execute(
+        """
+        INSERT INTO api_key (key_id, customer_id, secret_hash, scopes, revoked_at, expires_at) VALUES
+        ('revoked', $1, sha256(''), '{read}', now(), NULL),
+        ('ending', $1, sha256(''), '{read}', NULL, now()),
+        ('open', $1, sha256(''), '{read}', NULL, NULL)
+        """,
+        customers[0],
+    )
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await owner.execute(f"UPDATE api_key SET {change} WHERE key_id = $1", KEY_CHANGES[change])
+    assert refusal.value.constraint_name == "a_key_only_ends"
+
+
+async def test_the_runtime_role_may_end_a_key_and_end_it_sooner(
+    runtime: asyncpg.Connection, customers: list[int]
+) -> None:
+    for change in (
+        "expires_at = now()",
+        "expires_at = now() - interval '1 s'",
+        "revoked_at = now()",
+        "revoked_at = revoked_at",
+    ):
+        assert await runtime.execute(f"UPDATE api_key SET {change} WHERE customer_id = $1", customers[0]) == "UPDATE 1"
 
 
 @pytest.mark.parametrize("table", ["posting", "transfer", "execution", "event", "bust"])

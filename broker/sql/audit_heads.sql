@@ -1,0 +1,1 @@
+SELECT chain, number, hash FROM audit_head ORDER BY chain

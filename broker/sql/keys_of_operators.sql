@@ -1,0 +1,1 @@
+SELECT key_id, scopes, created_at, expires_at, revoked_at FROM api_key WHERE customer_id IS NULL ORDER BY created_at
