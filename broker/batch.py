@@ -30,6 +30,7 @@ from broker.core.messages import (
     ReplaceTrade,
     Report,
     Step,
+    TakeUp,
     TradeEvent,
     Wake,
 )
@@ -47,6 +48,7 @@ Command = (
     | AdjustPosition
     | ResetAccount
     | Advance
+    | TakeUp
     | Wake
     | Report
 )
@@ -54,6 +56,10 @@ Command = (
 
 class Overloaded(Exception):
     """A queue is full: nothing was done, try again in a moment. The message is the queue's name."""
+
+
+class ReadAgain(Exception):
+    """An order that was to end as never sent was read again: another broker may have sent it. Nothing was done."""
 
 
 @dataclass(slots=True)
@@ -132,7 +138,9 @@ class Decided:
     touched: dict[CustomerId, Account] = field(default_factory=dict)
     answers: list[tuple[Item, Any]] = field(default_factory=list)
     anomalies: list[tuple[Anomaly, Report]] = field(default_factory=list)
+    doubted: set[CustomerId] = field(default_factory=set)  # whose books contradict them, as far as we remember them
     look_soon: list[TradeId] = field(default_factory=list)
+    strays: list[Trade] = field(default_factory=list)  # ended here, and perhaps not at the exchange
     unfinished: list[CustomerId] = field(default_factory=list)  # more can start: come back to them
     fenced: set[CustomerId] = field(default_factory=set)  # of a commit whose outcome is unknown
     repeats: int = 0
@@ -148,19 +156,17 @@ class Bounds(Protocol):
 
 
 class Batch:
-    """One batch while it is decided. `recent` are trades that ended lately, `known` what was read for the batch."""
+    """One batch while it is decided. `known` is what was read for it beside the accounts."""
 
     def __init__(
         self,
         accounts: Mapping[CustomerId, Account],
-        recent: Mapping[TradeId, Trade],
         known: Known,
         conditions: Conditions,
         bounds: Bounds,
     ) -> None:
         self._decided = Decided()
         self._accounts = accounts
-        self._recent = recent
         self._known = known
         self._conditions = conditions
         self._bounds = bounds
@@ -186,13 +192,12 @@ class Batch:
         self._number_events()
         return decided
 
-    def _one(self, command: Command, account: Account) -> object:  # noqa: PLR0911 - a table, one line a row
+    def _one(self, command: Command, account: Account) -> object:  # noqa: PLR0911, PLR0912 - a table, one line a row
         match command:
             case PlaceTrade():
                 return self._place(command, account)
             case Report():
-                self._report(command, account)
-                return None
+                return self._report(command, account)
             case ReplaceTrade():
                 return self._replace(command, account)
             case CancelTrade():
@@ -210,6 +215,8 @@ class Batch:
             case Wake():
                 self._add(account, groups.wake(account, command, self._conditions))
                 return command.trade_id in account.held
+            case TakeUp():
+                return self._take_up(command, account)
             case Advance():
                 return None
             case _:
@@ -248,6 +255,8 @@ class Batch:
         while following:
             event = following.popleft()
             self._decided.events.append(event)
+            if event.status in TERMINAL:  # what ends in this batch is still known to the rest of it
+                self._known.trades[event.trade.trade_id] = event.trade
             if event.trade.group is not None:
                 following.extendleft(reversed(groups.follow(account, event, self._conditions)))
 
@@ -303,7 +312,7 @@ class Batch:
 
     def _trade(self, account: Account, trade_id: TradeId) -> Trade | None:
         """A trade of this account, open or finished."""
-        trade = account.working.get(trade_id) or account.held.get(trade_id) or self._recent.get(trade_id)
+        trade = account.working.get(trade_id) or account.held.get(trade_id) or account.ended.get(trade_id)
         if trade is None and account.waiting:
             trade = next((each for each in account.waiting if each.trade_id == trade_id), None)
         if trade is None:
@@ -312,23 +321,43 @@ class Batch:
 
     # -------------------------------------------------------------- the exchange
 
-    def _report(self, report: Report, account: Account) -> None:
+    def _take_up(self, command: TakeUp, account: Account) -> bool | None:
+        """Claimed by the version of its customer: whoever decides on an older one reads again."""
+        trade = account.working.get(command.trade_id)
+        if trade is None:
+            return None
+        self._decided.fenced.add(account.customer_id)
+        return trade.cancel_requested
+
+    def _report(self, report: Report, account: Account) -> bool | ReadAgain:
+        """Whether the exchange has executed what we have not seen, and nobody will ask for it of himself."""
         trade = self._trade(account, report.trade_id)
         if trade is None:
-            self._decided.anomalies.append((Anomaly.UNKNOWN_TRADE, report))
-            return
+            self._note_anomaly(Anomaly.UNKNOWN_TRADE, report, account)
+            return False
+        if report.order is not None and report.order is not trade:
+            return ReadAgain("the order was read again: another broker may have sent it")
+        unseen = False
+        if settlement.contradicts_the_end(trade, report):
+            self._decided.strays.append(trade)
         for outcome in settlement.settle(account, trade, report, self._conditions):
             if isinstance(outcome, Anomaly):
-                self._decided.anomalies.append((outcome, report))
+                self._note_anomaly(outcome, report, account)
+                unseen |= outcome is Anomaly.UNKNOWN_EXECUTION
             elif outcome is Repeat.MORE_TO_COME:
                 self._decided.look_soon.append(report.trade_id)
+                unseen |= trade.status in TERMINAL or report.filled_quantity > trade.quantity
             elif isinstance(outcome, Repeat):
                 self._decided.repeats += 1
-            elif isinstance(outcome, TradeEvent):  # what ends in this batch is still known to the rest of it
-                self._known.trades[outcome.trade.trade_id] = outcome.trade
+            elif isinstance(outcome, TradeEvent):
                 self._add(account, [outcome])
             else:
                 self._decided.events.append(outcome)
+        return unseen
+
+    def _note_anomaly(self, anomaly: Anomaly, report: Report, account: Account) -> None:
+        self._decided.anomalies.append((anomaly, report))
+        self._decided.doubted.add(account.customer_id)
 
     # -------------------------------------------------------------- operators
 
@@ -371,7 +400,7 @@ class Batch:
         """Start what can start; a long run of refusals goes on in the next batch."""
         steps = trading.start_next(account, self._conditions)
         before = len(self._decided.events)
-        for event in islice(steps, self._steps_left):
+        for event in islice(steps, max(0, self._steps_left)):  # a step of a group's is several events
             self._add(account, [event])
         self._steps_left -= len(self._decided.events) - before
         if account.waiting and trading.may_start(account, self._conditions):
@@ -379,7 +408,7 @@ class Batch:
 
     def _note_margin(self) -> None:
         """How near each margin account of the batch came to its maintenance requirement: the day's lowest is kept."""
-        changed = {_customer(event) for event in self._decided.events}
+        changed = {customer_of(event) for event in self._decided.events}
         for account in _on_margin(self._decided.touched.values()):
             if account.customer_id in changed:
                 figures = credit.margin_figures(account, self._conditions)
@@ -398,5 +427,6 @@ def _on_margin(accounts: Iterable[Account]) -> list[Account]:
     return [account for account in accounts if account.account_type is AccountType.MARGIN]
 
 
-def _customer(event: AnyEvent) -> CustomerId:
+def customer_of(event: AnyEvent) -> CustomerId:
+    """Whose event it is."""
     return event.trade.customer_id if isinstance(event, TradeEvent) else event.customer_id

@@ -2,7 +2,9 @@
 
 Three loops: one sends what was started, in arrays; one sends cancels; one asks the exchange about every trade that has
 been silent for too long (TradeExists), so that none is ever stuck. The rule: nothing is sent a second time before the
-exchange was asked and said that it does not know the order. A cancel is asked for until the trade has ended.
+exchange was asked and said that it does not know the order; and what goes out again, waited for long, or was read again
+is taken up first: another broker may have ended it, and none may end it any more as an order that was never sent. A
+cancel is asked for until the trade has ended.
 """
 
 import asyncio
@@ -10,20 +12,20 @@ import heapq
 import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import structlog
 
-from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.account import may_rest, rests
 from broker.core.messages import Report, ReportType
 from broker.core.trading import ASKED
 from broker.core.types import CustomerId, Trade, TradeId
-from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.exchange import Exchange, ExchangeUnavailable, Refused
 from broker.metrics import Metrics
-from broker.shards import BrokenRule, Unanswered
+from broker.reports import NOT_TAKEN, Reports
+from broker.strays import Strays
 
 log = structlog.get_logger()
 
@@ -34,8 +36,8 @@ _DOUBLINGS_MAX = 16
 _ACCEPT_AFTER_S = 0.05
 """By then the exchange's own word on an order that it took has usually come: that it rests, or that it has traded."""
 
-_NOT_TAKEN = (Overloaded, Unanswered, BrokenRule, DatabaseUnavailable, RefusedByDatabase)
-"""Why reports could not be taken in: the sweep asks again."""
+_LOOKS_LEFT_MAX = 10_000
+"""So many looks that nobody waits for any more may lie about."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,13 +45,16 @@ class _Watched:
     """A trade at work, and what we know of the exchange's knowing it."""
 
     trade: Trade
+    queued_at: float  # when it was to go out: decided, and not committed yet
     due: float = 0.0
     looks: int = 0
     sends: int = 0
     sent_at: float = 0.0  # when the last copy was on its way
+    read_again: bool = False  # from the database: another broker may have sent it meanwhile
     cancelling: bool = False  # its cancel is durable: the trade itself may be ahead of its commit
     taken: bool = False  # the exchange has said that it has this order
     denied_since: float | None = None
+    in_vain: bool = False  # its cancel came too late, and the exchange was asked since
 
 
 class Dispatcher:
@@ -59,7 +64,8 @@ class Dispatcher:
         self,
         exchange: Exchange,
         venue: str,
-        take: Callable[[Sequence[Report]], Awaitable[None]],
+        take: Callable[[Sequence[Report]], Awaitable[object]],
+        take_up: Callable[[Sequence[TradeId]], Awaitable[dict[TradeId, bool]]],
         config: Config,
         metrics: Metrics,
         rng: random.Random,
@@ -68,7 +74,7 @@ class Dispatcher:
         self._exchange = exchange
         self._stopped = stopped
         self._venue = venue
-        self._take = take
+        self._take_up = take_up
         self._config = config
         self._metrics = metrics
         self._rng = rng
@@ -80,15 +86,19 @@ class Dispatcher:
         self._has_cancels = asyncio.Event()
         self._down_since: float | None = None
         self._due: list[tuple[float, int, TradeId]] = []
-        self._accepted: deque[tuple[float, TradeId]] = deque()  # no more than are watched
-        self._again: deque[tuple[float, TradeId]] = deque(maxlen=config.recent_trades_max)
+        self._accepted: deque[tuple[float, TradeId]] = deque()  # of the last moment
+        self._reports = Reports(exchange, take, config, self._now)
+        self._report = self._reports.take
+        self._strays = Strays(exchange, self._report, config, metrics, self._now)
         self._ticket = 0
 
     # -------------------------------------------------------------- what the shards say
 
-    def send(self, trade: Trade) -> None:
-        """A trade has started, durably: take it to the exchange."""
-        self._watched[trade.trade_id] = _Watched(trade)
+    def send(self, trade: Trade, since: float) -> None:
+        """A trade has started, durably: take it to the exchange. `since` is the loop's time before its commit."""
+        if not self._watched:  # nobody has asked since: whether it is still away this one finds out
+            self._down_since = None
+        self._watched[trade.trade_id] = _Watched(trade, since)
         self._own(trade)
         self._queue(trade.trade_id)
 
@@ -105,15 +115,11 @@ class Dispatcher:
         self._own(trade)
         watched = self._watched.get(trade.trade_id)
         if watched is None:
-            watched = self._watched[trade.trade_id] = _Watched(trade, sends=1, sent_at=self._now())
+            watched = self._watched[trade.trade_id] = _Watched(trade, self._now(), sends=1, sent_at=self._now())
             self._look_at(watched, self._now())
-        watched.trade = trade
+        watched.trade, watched.read_again = trade, True
         if trade.cancel_requested:
             self.cancel(trade)
-
-    def ask_again(self, report: Report) -> None:
-        """The exchange took back what we have not seen yet: ask for all of it, also where the trade ends meanwhile."""
-        self._again.append((self._now() + self._config.look_after_s, report.trade_id))
 
     def look_soon(self, trade_id: TradeId) -> None:
         """The exchange counts executions of this trade that we have not seen."""
@@ -123,9 +129,15 @@ class Dispatcher:
         elif watched is not None:  # it has just been asked, and has not said: not at once again
             self._look_later(watched)
 
+    def look_for_stray(self, trade: Trade) -> None:
+        """The trade has ended here, and the exchange may have it open all the same."""
+        self._strays.suspect(trade.trade_id)
+
     def done(self, trade_id: TradeId) -> None:
         """The trade has ended."""
-        self._watched.pop(trade_id, None)
+        watched = self._watched.pop(trade_id, None)
+        if watched is not None and watched.sends > 1:  # it may have been the first copy that ended
+            self._strays.suspect(trade_id)
 
     def owner(self, trade_id: TradeId) -> CustomerId | None:
         """Whose trade it is, where it is or lately was at work here."""
@@ -133,8 +145,8 @@ class Dispatcher:
 
     @property
     def down_for_s(self) -> float:
-        """For how long the exchange has not answered; 0 while it does."""
-        return 0.0 if self._down_since is None else self._now() - self._down_since
+        """For how long the exchange has not answered; 0 while it does, and where there is nothing to ask it about."""
+        return 0.0 if self._down_since is None or not self._watched else self._now() - self._down_since
 
     def _own(self, trade: Trade) -> None:
         self._owners[trade.trade_id] = trade.customer_id
@@ -163,20 +175,27 @@ class Dispatcher:
 
     async def _send(self, trade_ids: Sequence[TradeId]) -> None:
         found = [watched for trade_id in trade_ids if (watched := self._watched.get(trade_id)) is not None]
+        if any(watched.trade.venue != self._venue for watched in found):
+            await self._refuse_others([watched for watched in found if watched.trade.venue != self._venue])
+            found = [watched for watched in found if watched.trade.venue == self._venue]
         batch = [watched for watched in found if self._unwanted(watched.trade) is None]
         if len(batch) < len(found):
             await self._do_not_send([watched for watched in found if watched not in batch])
+        batch = self._still_wanted(await self._still_at_work(batch))
         if not batch:
             return
         self._metrics.sent.inc(len(batch))
         try:
-            answers = await self._exchange.execute([watched.trade for watched in batch])
+            with self._metrics.exchange_seconds.labels("execute").time():
+                answers = await self._exchange.execute([watched.trade for watched in batch])
         except ExchangeUnavailable as error:
             self._failed("execute", error, batch)
             return
         finally:
             for watched in batch:
                 watched.sends, watched.sent_at = watched.sends + 1, self._now()
+                if watched.sends > 1 and watched.trade.trade_id not in self._watched:  # ended while this was on its way
+                    self._strays.suspect(watched.trade.trade_id)
         self._down_since = None
         refused = {w.trade.trade_id: a for w, a in zip(batch, answers, strict=True) if isinstance(a, Refused)}
         sent_before = [w.trade.trade_id for w in batch if w.trade.trade_id in refused and w.sends > 1]
@@ -197,6 +216,51 @@ class Dispatcher:
         if reports:
             await self._report(reports)
 
+    async def _still_at_work(self, batch: list[_Watched]) -> list[_Watched]:
+        """Without those that another broker has ended, or is to cancel: a first copy that goes out at once is none."""
+        long_ago = self._now() - self._config.exchange_timeout_s
+        doubtful = [each for each in batch if each.sends or each.looks or each.read_again or each.queued_at < long_ago]
+        if not doubtful:
+            return batch
+        try:
+            at_work = await self._take_up([each.trade.trade_id for each in doubtful])
+        except NOT_TAKEN as error:
+            log.warning("orders.not_sent", error=str(error), orders=len(doubtful))
+            for each in doubtful:
+                self._look_later(each)
+            return [each for each in batch if each not in doubtful]
+        for each in doubtful:
+            if each.trade.trade_id not in at_work:
+                self.done(each.trade.trade_id)
+            elif at_work[each.trade.trade_id]:
+                each.cancelling = True
+                self._look_later(each)
+        return [each for each in batch if each not in doubtful or at_work.get(each.trade.trade_id) is False]
+
+    def _still_wanted(self, batch: list[_Watched]) -> list[_Watched]:
+        """Without those that were switched off or cancelled since we looked: the next turn withdraws them."""
+        wanted = []
+        for watched in batch:
+            if self._unwanted(watched.trade) is None:
+                wanted.append(watched)
+            else:
+                self._queue(watched.trade.trade_id)
+        return wanted
+
+    async def _refuse_others(self, found: Sequence[_Watched]) -> None:
+        """An order of an exchange that is not configured any more is never sent here; what nobody has sent ends."""
+        reports = []
+        for watched in found:
+            trade = watched.trade
+            log.error("exchange.not_configured", venue=trade.venue, trade_id=str(trade.trade_id))
+            self._look_later(watched)
+            if self._was_never_sent(watched):
+                reason = f"its exchange ({trade.venue}) is not configured here any more"
+                refused = Report(trade.trade_id, ReportType.REJECTED, trade.venue, reason=reason)
+                reports.append(replace(refused, never_taken=True, order=trade))
+        if reports:
+            await self._report(reports)
+
     async def _accept(self) -> None:
         """That an order was taken lets the customer's next one start, also where the exchange's own word was lost."""
         now = self._now()
@@ -214,24 +278,30 @@ class Dispatcher:
         return ASKED if watched and watched.cancelling else self._stopped(trade)
 
     async def _do_not_send(self, unwanted: Sequence[_Watched]) -> None:
-        """What never went out ends here; of what did go out once, the exchange is asked first."""
-        for watched in unwanted:
-            if watched.sends:
-                self._look_later(watched)
-        reports = [self._withdrawn(watched.trade) for watched in unwanted if not watched.sends]
+        """What never went out ends here; of what may have gone out, the exchange is asked first."""
+        for watched in unwanted:  # also where the reports cannot be taken now: the next look tries again
+            self._look_later(watched)
+        reports = [self._withdrawn(watched.trade) for watched in unwanted if self._was_never_sent(watched)]
         if reports:
-            for watched in unwanted:  # where the reports cannot be taken now, the next look tries again
-                self._look_later(watched)
             await self._report(reports)
+
+    def _was_never_sent(self, watched: _Watched) -> bool:
+        """Not by us, nor by another broker: that would have taken it up after a while, and the exchange has it then."""
+        trade, long_ago = watched.trade, self._now() - self._config.exchange_timeout_s
+        is_heard_of = watched.sends or watched.looks or trade.acknowledged or trade.executions or trade.filled_quantity
+        return not is_heard_of and not watched.read_again and watched.queued_at >= long_ago
 
     def _withdrawn(self, trade: Trade) -> Report:
         reason = self._unwanted(trade)
+        self._strays.suspect(trade.trade_id)  # another broker may be sending it at this moment
         return Report(
             trade.trade_id,
             ReportType.CANCELLED,
             self._venue,
             filled_quantity=trade.filled_quantity,
             reason=reason,
+            never_taken=True,
+            order=trade,
         )
 
     def _refusal(self, trade_id: TradeId, answer: Refused) -> Report:
@@ -258,28 +328,34 @@ class Dispatcher:
             if not self._cancels:
                 self._has_cancels.clear()
             found = [self._watched.get(trade_id) for trade_id in trade_ids]
-            batch = [watched for watched in found if watched is not None and watched.sends]
+            batch = [watched for watched in found if watched is not None and (watched.sends or watched.taken)]
             if batch:  # what is not sent yet is cancelled when it is
                 await self._send_cancels(batch)
 
     async def _send_cancels(self, batch: Sequence[_Watched]) -> None:
         try:
-            unsettled = await self._exchange.cancel([watched.trade.trade_id for watched in batch])
+            with self._metrics.exchange_seconds.labels("cancel").time():
+                unsettled = await self._exchange.cancel([watched.trade.trade_id for watched in batch])
         except ExchangeUnavailable as error:
             self._failed("cancel", error, batch)
             return
         self._down_since = None
         for watched in batch:
-            watched.looks = 0
-            if watched.trade.trade_id in unsettled:  # it had ended, or is not there: what is true it says when asked
-                self._look_at(watched, self._now())
-            else:
+            if watched.trade.trade_id not in unsettled:
+                watched.looks, watched.in_vain = 0, False
                 self._look_later(watched)
+            elif not watched.in_vain:  # it had ended, or is not there: what is true it says when asked, once at once
+                watched.looks, watched.in_vain = 0, True
+                self._look_at(watched, self._now())
 
     # -------------------------------------------------------------- asking
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # which asks the system for the id of the process, each time
 
     def _look_later(self, watched: _Watched) -> None:
         """Twice as long after each look, to a bound, with jitter so that many do not come back at once."""
@@ -293,6 +369,10 @@ class Dispatcher:
     def _look_at(self, watched: _Watched, due: float) -> None:
         watched.due = due
         self._ticket += 1
+        if len(self._due) > 2 * len(self._watched) + _LOOKS_LEFT_MAX:  # of trades that have ended, or are due later
+            self._due = [(each.due, self._ticket, id_) for id_, each in self._watched.items() if each.due]
+            heapq.heapify(self._due)
+            return
         heapq.heappush(self._due, (due, self._ticket, watched.trade.trade_id))
 
     def _overdue(self) -> list[_Watched]:
@@ -308,37 +388,26 @@ class Dispatcher:
     async def run_sweep(self) -> None:
         """Ask about overdue trades, for ever."""
         while True:
+            if self._accepted and self._accepted[0][0] <= self._now():
+                await self._accept()  # first: an exchange that hangs when it is asked must not hold it up
             overdue = self._overdue()
             if overdue:
                 await self._look(overdue)
-            elif self._accepted and self._accepted[0][0] <= self._now():
-                await self._accept()
-            elif self._again and self._again[0][0] <= self._now():
-                await self._ask_again()
+            elif self._reports.are_due:
+                await self._reports.ask_again(self._watched.__contains__)
+            elif self._strays.are_due:
+                await self._look_for_strays()
             else:
                 await asyncio.sleep(0.02)
 
-    async def _ask_again(self) -> None:
-        _, trade_id = self._again.popleft()
-        try:
-            await self.ask([trade_id])
-        except (ExchangeUnavailable, *_NOT_TAKEN) as error:
-            log.warning("reports.not_taken", error=str(error), trade_id=str(trade_id))
-            self._again.append((self._now() + self._config.look_max_s, trade_id))
-
     async def ask(self, trade_ids: Sequence[TradeId]) -> None:
-        """Ask about these trades now and take in what the exchange says of them.
-
-        Raises ExchangeUnavailable, and what taking in raises.
-        """
-        size = self._config.look_batch_max
-        for start in range(0, len(trade_ids), size):
-            found = await self._exchange.lookup(trade_ids[start : start + size])
-            await self._take([report for reports in found.values() for report in reports])
+        """See Reports.ask."""
+        await self._reports.ask(trade_ids)
 
     async def _look(self, overdue: Sequence[_Watched]) -> None:
         try:
-            found = await self._exchange.lookup([watched.trade.trade_id for watched in overdue])
+            with self._metrics.exchange_seconds.labels("lookup").time():
+                found = await self._exchange.lookup([watched.trade.trade_id for watched in overdue])
         except ExchangeUnavailable as error:
             self._failed("lookup", error, overdue)
             return
@@ -369,11 +438,12 @@ class Dispatcher:
             self._look_later(watched)
             return []
         watched.denied_since = watched.denied_since or now
-        had_it = watched.taken or trade.acknowledged or trade.filled_quantity > 0
+        executed = bool(trade.filled_quantity or trade.executions)  # those in suspense, too
+        had_it = watched.taken or trade.acknowledged or executed
         if had_it and now - watched.denied_since < self._config.forgotten_after_s:
             self._metrics.sweep_findings.labels("denied").inc()
             self._look_at(watched, now + self._config.forgotten_after_s / 4)
-        elif trade.filled_quantity:
+        elif executed:
             # It filled a part and lost the rest. Sending the order again could fill that part twice: it ends here.
             self._metrics.sweep_findings.labels("lost_after_partial").inc()
             log.error("exchange.lost_order_after_partial_fill", trade_id=str(trade.trade_id))
@@ -388,10 +458,15 @@ class Dispatcher:
         return []
 
     def _withdraw(self, watched: _Watched) -> list[Report]:
-        """End an order that the exchange does not have and nobody wants, once no copy can be on its way any more."""
-        arrived = watched.sent_at + self._config.exchange_timeout_s
-        if self._now() < arrived:
-            self._look_at(watched, arrived)
+        """End an order that the exchange does not have and nobody wants, once no copy can be on its way any more.
+
+        Whether it once had it is not known after a restart, and another broker may be about to send it: as with an
+        order that it had, one denial is not believed.
+        """
+        now, insists_s = self._now(), self._config.forgotten_after_s
+        sure = max(watched.sent_at + self._config.exchange_timeout_s, (watched.denied_since or now) + insists_s)
+        if now < sure:
+            self._look_at(watched, min(sure, now + insists_s / 4))
             return []
         self._metrics.sweep_findings.labels("withdrawn").inc()
         self._look_later(watched)
@@ -402,9 +477,8 @@ class Dispatcher:
         reason = f"the exchange lost the order after it had filled {filled} of {trade.quantity} {trade.symbol}"
         return Report(trade.trade_id, ReportType.CANCELLED, self._venue, filled_quantity=filled, reason=reason)
 
-    async def _report(self, reports: Sequence[Report]) -> None:
-        """Take reports in; where that is not possible now, the sweep will ask again."""
+    async def _look_for_strays(self) -> None:
         try:
-            await self._take(reports)
-        except _NOT_TAKEN as error:
-            log.warning("reports.not_taken", error=str(error), reports=len(reports))
+            await self._strays.look(self._watched.__contains__)
+        except ExchangeUnavailable as error:
+            log.warning("strays.not_looked_for", error=str(error))

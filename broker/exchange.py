@@ -260,12 +260,19 @@ class HttpVenue:
     async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json"} if body else None
         try:
-            async with self._session.request(method, self.url + path, data=body, headers=headers) as response:
+            async with self._session.request(
+                method,
+                self.url + path,
+                data=body,
+                headers=headers,
+                allow_redirects=False,  # or an order is sent again
+            ) as response:
                 answer = await read_at_most(response.content, self._body_max)
                 if response.status != 200:
                     raise ExchangeUnavailable(f"{method} {path[:40]} answered {response.status}")
                 return answer
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # The client raises ValueError where a name cannot be one, and uvloop RuntimeError at times.
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RuntimeError) as error:
             raise ExchangeUnavailable(f"{type(error).__name__}: {error}") from error
 
 
@@ -288,7 +295,7 @@ class Webhook:
     keys: Sequence[bytes]
     window_s: float
     events_max: int
-    take: Callable[[Sequence[Report]], Awaitable[None]]
+    take: Callable[[Sequence[Report]], Awaitable[set[TradeId]]]
     ask: Callable[[Sequence[TradeId]], Awaitable[None]]
     unix_time: Callable[[], float]
     metrics: Metrics
@@ -312,7 +319,9 @@ class Webhook:
             self.metrics.webhook_refusals.labels("late_asked_instead").inc()
             await self.ask(list({report.trade_id for report in reports}))
         else:
-            await self.take(reports)
+            unseen = await self.take(reports)
+            if unseen:  # it took back, or counts, what we do not have: once it has heard 204 it will not say so again
+                await self.ask(sorted(unseen))
         return web.Response(status=204)
 
     def _refuse(self, status: int, code: str, sentence: str) -> web.Response:

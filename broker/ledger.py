@@ -33,7 +33,7 @@ from broker.core.types import (
     Trade,
     TradeId,
 )
-from broker.db import Database
+from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 from broker.rows import Rows
 
 
@@ -127,7 +127,11 @@ class Ledger:
             rows.add(event)
         opened = [key for key in rows.opened if key not in self._house_assets]
         # Sorted, so that two processes that claim the same customers never wait for each other in a circle.
-        await self._session.fetch("commit_batch", now, sorted(claims.items()), sorted(opened), *rows.columns())
+        try:
+            await self._session.fetch("commit_batch", now, sorted(claims.items()), sorted(opened), *rows.columns())
+        except (DatabaseUnavailable, RefusedByDatabase):
+            self._house_assets.clear()  # another primary may lack what the last one had
+            raise
         self._house_assets.update(key for key in opened if key[0] < 0)
 
     async def close(self) -> None:

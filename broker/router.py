@@ -7,7 +7,6 @@ router is the one desk and the one market.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.core.messages import Report
 from broker.core.money import Money
 from broker.core.types import CustomerId, Symbol, Trade, TradeId
 from broker.dispatch import Dispatcher
@@ -79,10 +78,10 @@ class Router:
 
     # -------------------------------------------------------------- the desk
 
-    def send(self, trade: Trade) -> None:
+    def send(self, trade: Trade, since: float) -> None:
         """To the desk of the trade's venue."""
         self.triggers.done(trade.trade_id)
-        self._desk(trade).send(trade)
+        self._desk(trade).send(trade, since)
 
     def hold(self, trade: Trade) -> None:
         """Watch the market for an order that is held here."""
@@ -101,9 +100,9 @@ class Router:
         for venue in self.venues.values():
             venue.desk.look_soon(trade_id)
 
-    def ask_again(self, report: Report) -> None:
-        """To the desk of the venue that said it."""
-        self.venues[report.venue].desk.ask_again(report)
+    def look_for_stray(self, trade: Trade) -> None:
+        """To the desk of the trade's venue."""
+        self._desk(trade).look_for_stray(trade)
 
     def done(self, trade_id: TradeId) -> None:
         """To whichever desk has it."""

@@ -7,45 +7,46 @@ made on what the database has.
 """
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from functools import cached_property
 from typing import Any
 
 import structlog
 
-from broker.batch import Batch, Command, Decided, Item, Known, Overloaded
+from broker.batch import Batch, Command, Decided, Item, Overloaded, customer_of
 from broker.config import Config
 from broker.core import groups
-from broker.core.account import Account
 from broker.core.conditions import Conditions
-from broker.core.corporate import AdjustPosition, AnyEvent
+from broker.core.corporate import AnyEvent
 from broker.core.messages import (
     Advance,
     Anomaly,
     CancelAll,
     CancelTrade,
-    MoveCash,
+    EstimateTrade,
     PlaceTrade,
+    Refusal,
     ReplaceTrade,
     Report,
     Restricted,
     Step,
+    TakeUp,
     TradeEvent,
     Wake,
 )
-from broker.core.reset import ResetAccount
 from broker.core.states import TERMINAL
-from broker.core.types import CustomerId, Status, Trade, TradeId
+from broker.core.types import CustomerId, Status, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase, StaleAccounts
+from broker.memory import Memory
 from broker.metrics import Metrics
 from broker.ports import Desk, Directory, Publisher, Store
 
 log = structlog.get_logger()
 
 _RECOVERED_AT_ONCE = 256
-"""Customers whose open trades are being taken up: a batch."""
+"""Customers whose open trades are being taken up: two batches, of which one gathers."""
 _CHANGES = {Step.PLACED, Step.HELD, Step.EXECUTED, Step.ENDED}
 """Steps that change a trade's status, beside its start."""
 
@@ -59,7 +60,7 @@ class BrokenRule(Exception):
 
 
 class Shard:
-    """One worker: a bounded queue, a cache of accounts, one commit at a time."""
+    """One worker: a bounded queue, a memory of accounts, one commit at a time."""
 
     def __init__(
         self,
@@ -83,14 +84,14 @@ class Shard:
         self._queue: deque[Item] = deque()
         self._filled = asyncio.Event()
         self._waiting: deque[Item] = deque()  # by deadline: every item waits equally long
-        self._accounts: dict[CustomerId, Account] = {}  # least recently used first
-        # Ordered: of a dict, to find the oldest takes longer the more were taken out before.
-        self._recent: OrderedDict[TradeId, Trade] = OrderedDict()
-        self._counted: dict[CustomerId, int] = {}  # open trades of each account in the cache
-        self._open = 0  # ... and of all of them
+        self._memory = Memory(store, desk, config)
         self._busy = False
+        self._since: float | None = None  # when the batch under way was first tried
+        self._full_batch_s = 0.0  # what a full one took of late
+        self._room = config.shard_queue_max  # so many may wait
         # Asked for once: looking a counter up by its label costs more than counting.
         self._trades_in = {status: metrics.trades.labels(status.value) for status in Status}
+        self._refusals = {refusal: metrics.refusals.labels(refusal.name.lower()) for refusal in Refusal}
         self._queue_depth = metrics.queue_depth.labels(str(number))
         self._open_trades = metrics.open_trades.labels(str(number))
 
@@ -99,28 +100,56 @@ class Shard:
     def submit(self, customer_id: CustomerId, command: Command) -> asyncio.Future[Any]:
         """Queue a command; its future ends when it is durable. Raises Overloaded where there is no room.
 
-        Trades and cash share one bound. What the exchange says, and what ends orders, has the same room again: it
-        frees memory.
+        New orders are let in while they would not wait for long, what operators do while there is any room. What the
+        exchange says, and what ends orders, has the same room again: it frees memory.
         """
-        frees = isinstance(command, Report | Advance | Wake | CancelTrade | CancelAll)
-        room = self._config.shard_queue_max * (2 if frees else 1)
+        if isinstance(command, PlaceTrade | ReplaceTrade | EstimateTrade):
+            room = self._room
+        else:
+            frees = isinstance(command, Report | Advance | TakeUp | Wake | CancelTrade | CancelAll)
+            room = self._config.shard_queue_max * (2 if frees else 1)
         if len(self._queue) >= room:
             raise self._overloaded("shard")
-        if isinstance(command, PlaceTrade) and self._open >= self._config.open_trades_max // self._config.shards:
+        open_max = self._config.open_trades_max // self._config.shards
+        if isinstance(command, PlaceTrade) and self._memory.open_trades >= open_max:
             raise self._overloaded("open_trades")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         item = Item(customer_id, command, loop.create_future(), loop.time() + self._config.place_wait_s)
         self._queue.append(item)
         self._waiting.append(item)
         self._filled.set()
         return item.reply
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # which asks the system for the id of the process, each time
+
     def _overloaded(self, queue: str) -> Overloaded:
         self._metrics.overloaded.labels(queue).inc()
         return Overloaded(queue)
 
+    @property
+    def room(self) -> int:
+        """So many new orders are taken now: more would wait too long."""
+        return max(0, self._room - len(self._queue))
+
+    def _fit(self, batch: int, seconds: float) -> None:
+        """Let so many wait as are done within queue_wait_s; the next batch's always, since waiting costs them nothing.
+
+        Only a full batch tells how fast this goes: what another one took, it would take with more in it as well.
+        """
+        most = self._config.batch_max
+        if batch == most:
+            self._full_batch_s = (self._full_batch_s + seconds) / 2 if self._full_batch_s else seconds
+        room = self._config.shard_queue_max
+        if self._full_batch_s:
+            room = min(room, max(most, int(most * self._config.queue_wait_s / self._full_batch_s)))
+        self._room = room
+
     def expire(self, now: float) -> None:
         """Tell those who waited too long that there is no answer. What is still queued of theirs is not done."""
+        if self._since is not None and now - self._since > self._config.queue_wait_s:
+            self._room = min(self._room, self._config.batch_max)  # it does not get on: one batch more, until it does
         while self._waiting and (self._waiting[0].reply.done() or self._waiting[0].deadline <= now):
             item = self._waiting.popleft()
             if not item.reply.done():
@@ -136,10 +165,15 @@ class Shard:
 
     async def run(self) -> None:
         """Do one batch after another, for ever."""
+        loop = self._loop
         while True:
             await self._filled.wait()
             self._busy = True
-            await self._process(self._drain())
+            since = self._since = self._since or loop.time()
+            items = self._drain()
+            if await self._process(items):
+                self._fit(len(items), loop.time() - since)
+                self._since = None
             self._busy = False
 
     def _drain(self) -> list[Item]:
@@ -153,9 +187,10 @@ class Shard:
     async def _process(self, items: list[Item], *, advance: bool = True) -> bool:
         """One batch, from load to act; what cannot be committed now is forgotten and queued again."""
         try:
-            known = await self._load(items)
+            known = await self._memory.load(items)
             conditions = self._conditions()
-            batch = Batch(self._accounts, self._recent, known, conditions, self._config)
+            since = self._loop.time()
+            batch = Batch(self._memory.accounts, known, conditions, self._config)
             decided = batch.decide(items, advance=advance)
             await self._commit(decided, conditions.now)
         except StaleAccounts:
@@ -167,214 +202,114 @@ class Shard:
             await asyncio.sleep(0.05)  # one shard's pause; a restarted PostgreSQL is back within a second
             return False
         except Exception as error:  # noqa: BLE001 - this task's guard: one batch's bug must not end the shard
-            self._forget(items)
-            await self._isolate(items, error, advance=advance)
-        else:
-            self._act(decided, conditions.now)
+            self._memory.forget(items)
+            return await self._isolate(items, error, advance=advance)
+        self._act(decided, conditions.now, since)
         return True
 
     def _again(self, items: list[Item], why: str) -> None:
         self._metrics.commit_retries.labels(why).inc()
-        self._forget(items)
+        self._memory.forget(items)
         for item in reversed(items):
             item.retried = item.retried or why == "unavailable"
             self._queue.appendleft(item)
         self._filled.set()
 
-    def _forget(self, items: Iterable[Item]) -> None:
-        """Nothing that was decided on may be decided on again: finished trades change too, by late words."""
-        customers = {item.customer_id for item in items}
-        for customer_id in customers:
-            if self._accounts.pop(customer_id, None) is not None:
-                self._open -= self._counted.pop(customer_id)
-        for trade in [trade for trade in self._recent.values() if trade.customer_id in customers]:
-            del self._recent[trade.trade_id]
-
-    async def _isolate(self, items: list[Item], error: Exception, *, advance: bool) -> None:
-        """A rule is broken: find by whom, so that one poisoned command stops nobody else."""
+    async def _isolate(self, items: list[Item], error: Exception, *, advance: bool) -> bool:
+        """A rule is broken: find by whom, so that one poisoned command stops nobody else. False: to be gone on with."""
         self._metrics.commit_retries.labels("refused").inc()
         if len(items) > 1 or (advance and not isinstance(items[0].command, Advance)):
-            for number, item in enumerate(items):
-                if not await self._process([item], advance=False):
+            alone = [(item, False) for item in items]
+            # What follows from the commands may be what is wrong: that, too, is tried by each customer alone.
+            alone += [(self._advance(each), True) for each in dict.fromkeys(item.customer_id for item in items)]
+            for number, (item, goes_on) in enumerate(alone):
+                if not await self._process([item], advance=goes_on):
                     first = self._queue.popleft()
-                    self._queue.extendleft(reversed(items[number + 1 :]))
+                    self._queue.extendleft(reversed([item for item, _ in alone[number + 1 :]]))
                     self._queue.appendleft(first)  # nobody overtakes
-                    break
-            for customer_id in {item.customer_id: None for item in items}:
-                self._later(customer_id)
-            return
+                    self._filled.set()
+                    return False
+            return True
         item = items[0]
         if isinstance(item.command, Advance):  # nobody else would come back to what waits there
-            asyncio.get_running_loop().call_later(self._config.poison_pause_s, self._later, item.customer_id)
+            self._loop.call_later(self._config.poison_pause_s, self._later, item.customer_id)
         log.error("command.breaks_a_rule", command=repr(item.command), error=repr(error), exc_info=error)
         self._metrics.anomalies.labels(Anomaly.REFUSED_BY_DATABASE.value).inc()
         if not isinstance(item.command, Report):
             _answer(item, BrokenRule(str(error)))
-            return
+            return True
         try:
             await self._store.record_anomalies([(Anomaly.REFUSED_BY_DATABASE, item.command)])
         except DatabaseUnavailable:
             self._again(items, "unavailable")
+            return False
         except RefusedByDatabase as refused:  # not even kept: the exchange must say it again
             _answer(item, BrokenRule(str(refused)))
         else:
             _answer(item, None)
+        return True
 
     def _later(self, customer_id: CustomerId) -> None:
         """Come back to a customer in another batch. Past the bound on purpose: it is about work already accepted."""
-        loop = asyncio.get_running_loop()
-        self._queue.append(Item(customer_id, Advance(customer_id), loop.create_future(), loop.time()))
+        self._queue.append(self._advance(customer_id))
         self._filled.set()
 
-    # -------------------------------------------------------------- load
-
-    async def _load(self, items: Sequence[Item]) -> Known:
-        """Read what the batch needs and the cache does not have."""
-        outdated = [item for item in items if self._is_outdated(item)]
-        if outdated:
-            self._forget(outdated)
-        missing = {item.customer_id for item in items} - self._accounts.keys()
-        if missing:
-            for account in (await self._store.load_accounts(sorted(missing))).values():
-                self._remember(account)
-        known = Known()
-        wanted = {(item.customer_id, id_) for item in items for id_ in self._unknown_trades(item)}
-        if wanted:
-            found = await self._store.trades_by_id(sorted({id_ for _, id_ in wanted}))
-            # Somebody else's trade, which a customer may name, is none of this batch's business.
-            known.trades = {id_: trade for id_, trade in found.items() if (trade.customer_id, id_) in wanted}
-            self._refuse_if_outdated(known.trades.values())
-            for trade in known.trades.values():
-                if trade.status in TERMINAL:  # by a commit of ours that was not answered, or by another process
-                    self._desk.done(trade.trade_id)
-        keys = [
-            (item.customer_id, item.command.idempotency_key)
-            for item in items
-            if isinstance(item.command, PlaceTrade) and item.command.idempotency_key
-        ]
-        if keys:
-            known.keys = await self._store.trades_by_key(keys)
-        await self._load_what_is_rare(items, known)
-        return known
-
-    def _is_outdated(self, item: Item) -> bool:
-        """Whether another process has changed a customer of ours: what it holds back, we have to watch for as well."""
-        if not isinstance(item.command, Advance) or item.command.version is None:
-            return False
-        account = self._accounts.get(item.customer_id)
-        return account is not None and account.version < item.command.version
-
-    async def _load_what_is_rare(self, items: Sequence[Item], known: Known) -> None:
-        commands = [item.command for item in items]
-        client_ids = [
-            (each.customer_id, each.client_order_id)
-            for each in commands
-            if isinstance(each, PlaceTrade | ReplaceTrade)
-            and each.client_order_id
-            and each.client_order_id != str(each.trade_id)  # which nobody has used before
-        ]
-        if client_ids:
-            known.client_ids = await self._store.trades_by_client_id(client_ids)
-        references = [each.reference for each in commands if isinstance(each, MoveCash)]
-        if references:
-            known.cash = await self._store.cash_by_reference(references)
-        references = [each.reference for each in commands if isinstance(each, AdjustPosition)]
-        if references:
-            known.adjusted = await self._store.adjusted(references)
-        references = [each.reference for each in commands if isinstance(each, ResetAccount)]
-        if references:
-            known.reset = await self._store.reset(references)
-
-    def _remember(self, account: Account) -> None:
-        self._accounts[account.customer_id] = account
-        self._count(account)
-        for trade in account.working.values():
-            self._desk.watch(trade)
-        for trade in account.held.values():
-            if groups.is_armed(account, trade):
-                self._desk.hold(trade)
-
-    def _count(self, account: Account) -> None:
-        self._open += account.open_trades - self._counted.get(account.customer_id, 0)
-        self._counted[account.customer_id] = account.open_trades
-
-    def _unknown_trades(self, item: Item) -> Iterable[TradeId]:
-        """The trades of a command that the cache cannot tell us about."""
-        match item.command:
-            case PlaceTrade(trade_id=trade_id):
-                return [trade_id] if item.retried else []
-            case Report(trade_id=trade_id) | CancelTrade(trade_id=trade_id):
-                return [] if self._is_known(item.customer_id, trade_id) else [trade_id]
-            case ReplaceTrade(trade_id=trade_id, replaces=old):
-                unknown = [] if self._is_known(item.customer_id, old) else [old]
-                return [*unknown, trade_id] if item.retried else unknown
-            case _:
-                return []
-
-    def _is_known(self, customer_id: CustomerId, trade_id: TradeId) -> bool:
-        if trade_id in self._recent:
-            return True
-        account = self._accounts.get(customer_id)
-        return account is not None and (trade_id in account.working or trade_id in account.held)
-
-    def _refuse_if_outdated(self, trades: Iterable[Trade]) -> None:
-        """A trade that is open in the database and not in the cache: another process was at work on its customer."""
-        for trade in trades:
-            account = self._accounts.get(trade.customer_id)
-            if trade.status in TERMINAL or account is None:
-                continue
-            waits = trade.trade_id in account.held or any(t.trade_id == trade.trade_id for t in account.waiting)
-            at_rest = trade.status in {Status.PLACED, Status.HELD}
-            if not (waits if at_rest else trade.trade_id in account.working):
-                raise StaleAccounts(f"customer {trade.customer_id} has open trades that were not known")
+    def _advance(self, customer_id: CustomerId) -> Item:
+        return Item(customer_id, Advance(customer_id), self._loop.create_future(), self._loop.time())
 
     # -------------------------------------------------------------- commit and act
 
     async def _commit(self, decided: Decided, now: datetime) -> None:
         if decided.anomalies:
+            # It may contradict only what we remember, where another process has been at work on these customers.
+            await self._claim(decided, decided.doubted, now, [])
             await self._store.record_anomalies(decided.anomalies)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        changed = {_customer(event) for event in decided.events} | decided.fenced
+        began = self._loop.time()
+        changed = {customer_of(event) for event in decided.events} | decided.fenced
         if not changed:
             return
-        claims = {customer_id: decided.touched[customer_id].version for customer_id in changed}
-        await self._store.commit(now, claims, decided.events)
-        for customer_id in changed:
-            decided.touched[customer_id].version += 1
-        self._metrics.commit_seconds.observe(loop.time() - began)
+        await self._claim(decided, changed, now, decided.events)
+        self._metrics.commit_seconds.observe(self._loop.time() - began)
         self._metrics.batch_size.observe(len(decided.answers))
 
-    def _act(self, decided: Decided, now: datetime) -> None:
+    async def _claim(
+        self, decided: Decided, customers: set[CustomerId], now: datetime, events: Sequence[AnyEvent]
+    ) -> None:
+        """Commit these events; each of these customers is as it was decided on, or nothing is done."""
+        claims = {customer_id: decided.touched[customer_id].version for customer_id in customers}
+        await self._store.commit(now, claims, events)
+        for customer_id in customers:
+            decided.touched[customer_id].version += 1
+
+    def _act(self, decided: Decided, now: datetime, since: float) -> None:
         """Now it is durable: tell the exchange, then the clients."""
         for event in decided.events:
             if isinstance(event, TradeEvent):
-                self._act_on(event, now)
+                self._act_on(event, now, since)
             elif isinstance(event, Restricted):
                 log.error("customer.restricted", customer_id=event.customer_id, reason=event.reason)
                 self._restrict(event.customer_id, event.reason)
         for anomaly, report in decided.anomalies:
-            if (
-                anomaly is Anomaly.UNKNOWN_EXECUTION
-            ):  # its execution may be on its way, and this word will not come again
-                self._desk.ask_again(report)
             self._metrics.anomalies.labels(anomaly.value).inc()
             log.error("exchange.anomaly", cause=anomaly.value, report=repr(report))
         for trade_id in decided.look_soon:
             self._desk.look_soon(trade_id)
+        for trade in decided.strays:
+            self._desk.look_for_stray(trade)
         for customer_id in decided.unfinished:
             self._later(customer_id)
         self._metrics.duplicates.inc(decided.repeats)
+        latest = self._loop.time() + self._config.place_wait_s  # the deadline of what came this moment
         for item, answer in decided.answers:
             if isinstance(answer, Overloaded):
                 self._overloaded(str(answer))
+            elif isinstance(item.command, PlaceTrade):
+                self._metrics.place_seconds.observe(latest - item.deadline)
             _answer(item, answer)
-        for account in decided.touched.values():
-            self._count(account)
-        self._open_trades.set(self._open)
-        self._keep_recent(decided.touched)
+        self._memory.keep(decided.touched)
+        self._open_trades.set(self._memory.open_trades)
 
-    def _act_on(self, event: TradeEvent, now: datetime) -> None:
+    def _act_on(self, event: TradeEvent, now: datetime, since: float) -> None:
         trade = event.trade
         if self._verbose:
             log.debug("trade.changed", trade_id=str(trade.trade_id), status=event.status.value, reason=event.reason)
@@ -382,35 +317,20 @@ class Shard:
         if event.step is Step.STARTED:
             self._trades_in[event.status].inc()
             if trade.status not in TERMINAL:
-                self._desk.send(trade)
+                self._desk.send(trade, since)
         elif event.step is Step.CANCEL_REQUESTED:
             self._desk.cancel(trade)
         elif event.step in _CHANGES:
             self._trades_in[event.status].inc()
             if event.status in TERMINAL:
                 self._desk.done(trade.trade_id)
-                self._recent[trade.trade_id] = trade
+                self._memory.remember_end(trade)
+                if event.refused is not None:
+                    self._refusals[event.refused.refusal].inc()
                 self._metrics.settle_seconds.observe((now - trade.created_at).total_seconds())
         if event.step is Step.HELD or (trade.group is not None and event.status in TERMINAL):
-            for each in groups.held_with(self._accounts[trade.customer_id], trade):
+            for each in groups.held_with(self._memory.accounts[trade.customer_id], trade):
                 self._desk.hold(each)
-
-    def _keep_recent(self, touched: Mapping[CustomerId, Account]) -> None:
-        """Let the memory go of what was not used for longest; never of an account with open trades."""
-        while len(self._recent) > self._config.recent_trades_max:
-            self._recent.popitem(last=False)
-        if len(self._accounts) <= self._config.account_cache_max:
-            return
-        for customer_id in touched:
-            self._accounts[customer_id] = self._accounts.pop(customer_id)
-        excess = len(self._accounts) - self._config.account_cache_max
-        oldest = list(islice(self._accounts.values(), 2 * excess))
-        for account in [account for account in oldest if account.open_trades == 0][:excess]:
-            del self._accounts[account.customer_id], self._counted[account.customer_id]
-
-
-def _customer(event: AnyEvent) -> CustomerId:
-    return event.trade.customer_id if isinstance(event, TradeEvent) else event.customer_id
 
 
 def _answer(item: Item, answer: object) -> None:
@@ -442,11 +362,16 @@ class Shards:
         """Queue a command at the customer's shard. Raises Overloaded; awaiting may raise Unanswered or BrokenRule."""
         return self._shards[customer_id % len(self._shards)].submit(customer_id, command)
 
-    async def report(self, reports: Sequence[Report]) -> None:
+    def room(self) -> int:
+        """So many new orders are taken now, whosever they are."""
+        return sum(shard.room for shard in self._shards)
+
+    async def report(self, reports: Sequence[Report]) -> set[TradeId]:
         """Take in what the exchange says, from a callback or from asking it; ends when it is durable.
 
         Raises Overloaded, Unanswered or DatabaseUnavailable: then say it again. A trade that nobody knows goes to the
-        inbox.
+        inbox. Of the trades in the answer it has executed what we have not seen, and nobody will ask about them of
+        himself: the exchange is to be asked before it hears that its word was taken.
         """
         owners = {report.trade_id: self._desk_owner(report.trade_id) for report in reports}
         strangers = [trade_id for trade_id, owner in owners.items() if owner is None]
@@ -457,9 +382,40 @@ class Shards:
                 log.error("exchange.unknown_trade", reports=[repr(report) for _, report in unknown])
                 await self._directory.record_anomalies(unknown)
                 self._metrics.anomalies.labels(Anomaly.UNKNOWN_TRADE.value).inc(len(unknown))
-        replies = [self.submit(owner, report) for report in reports if (owner := owners[report.trade_id]) is not None]
-        for reply in replies:
-            await reply
+        unseen: set[TradeId] = set()
+        replies: list[tuple[TradeId, asyncio.Future[Any]]] = []
+        for report in reports:
+            owner = owners[report.trade_id]
+            if owner is None:
+                continue
+            try:
+                reply = self.submit(owner, report)
+            except Overloaded:  # more at once than a queue takes? then the rest follows: else it would never be heard
+                if not replies:
+                    raise
+                unseen.update([trade_id for trade_id, earlier in replies if await earlier])
+                replies.clear()
+                reply = self.submit(owner, report)
+            replies.append((report.trade_id, reply))
+        unseen.update([trade_id for trade_id, reply in replies if await reply])
+        return unseen
+
+    async def take_up(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, bool]:
+        """Claim orders at work before a copy of them goes out; those that are, and whether their cancel was asked for.
+
+        Raises Overloaded, Unanswered, BrokenRule or DatabaseUnavailable: then nothing may go out.
+        """
+        owners = {trade_id: self._desk_owner(trade_id) for trade_id in trade_ids}
+        strangers = [trade_id for trade_id, owner in owners.items() if owner is None]
+        if strangers:
+            owners.update(await self._directory.owners(strangers))
+        replies = {
+            trade_id: self.submit(owner, TakeUp(owner, trade_id))
+            for trade_id, owner in owners.items()
+            if owner is not None
+        }
+        answers = {trade_id: await reply for trade_id, reply in replies.items()}
+        return {trade_id: answer for trade_id, answer in answers.items() if answer is not None}
 
     async def expire(self) -> None:
         """Tell those who waited too long, for ever: one look for all instead of a timer for each."""

@@ -54,7 +54,8 @@ class Account:
     held: dict[TradeId, Trade] = field(default_factory=dict)  # here: for their entry, their price or the opening
     working: dict[TradeId, Trade] = field(default_factory=dict)  # at the exchange
     groups: dict[TradeId, list[Trade]] = field(default_factory=dict)  # of which an order is open, in the order placed
-    turn: TradeId | None = None  # of those, the one that the next waits for
+    ended: dict[TradeId, Trade] = field(default_factory=dict)  # lately: whoever keeps the account keeps this bounded
+    turns: dict[TradeId, None] = field(default_factory=dict)  # of those, whom the next waits for: one at each exchange
     day_trades: DayTrades = field(default_factory=DayTrades)
     placed: deque[Trade] = field(default_factory=deque)  # lately: what the checks of conduct look back on
 
@@ -83,7 +84,7 @@ class Account:
         """Put a trade among those at the exchange; one found there after a start is its customer's turn again."""
         self.working[trade.trade_id] = trade
         if not overtakes(trade) and not rests(trade):
-            self.turn = trade.trade_id
+            self.turns[trade.trade_id] = None
 
     def end(self, trade: Trade) -> None:
         """Take a trade out; the next may start."""
@@ -92,8 +93,7 @@ class Account:
 
     def pass_turn(self, trade: Trade) -> None:
         """The next trade need not wait for this one any more."""
-        if self.turn == trade.trade_id:
-            self.turn = None
+        self.turns.pop(trade.trade_id, None)
 
     def holding(self, trade: Trade) -> Holding:
         """What the trade reserves of: cash to buy, shares to sell."""

@@ -146,11 +146,19 @@ def follow(account: Account, event: TradeEvent, conditions: Conditions) -> list[
     if event.step is Step.EXECUTED:
         filled = event.status is Status.FILLED
         events = _filled(account, trade, conditions) if filled else _restate(account, trade)
-    elif event.step is Step.ENDED and event.status is not Status.REPLACED:
+    elif event.step is Step.ENDED and not _stands_replaced(account, trade):
         events = _ended(account, trade, event.status, conditions)
     if trade.status in TERMINAL and not open_orders(account, trade.group):
         account.groups.pop(trade.group, None)
     return events
+
+
+def _stands_replaced(account: Account, trade: Trade) -> bool:
+    """Whether another of its group took its place. An exchange may say so unasked: then the group has lost an order."""
+    orders = account.groups.get(trade.group, ()) if trade.group is not None else ()
+    return trade.status is Status.REPLACED and any(
+        each.replaces == trade.trade_id and each.status is not Status.REJECTED for each in orders
+    )
 
 
 def _filled(account: Account, trade: Trade, conditions: Conditions) -> list[TradeEvent]:

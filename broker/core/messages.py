@@ -138,6 +138,17 @@ class Advance:
 
 
 @dataclass(slots=True)
+class TakeUp:
+    """Claim an order at work before a copy of it is sent, so that no other broker withdraws it as never sent.
+
+    The answer is whether its cancel was asked for; None where it is not at work any more.
+    """
+
+    customer_id: CustomerId
+    trade_id: TradeId
+
+
+@dataclass(slots=True)
 class MoveCash:
     """An operator's credit (above zero) or debit (below), once for each reference."""
 
@@ -172,6 +183,8 @@ class Report:
     filled_quantity: int = 0
     reason: str | None = None
     corrects: str | None = None  # of a correction: the execution in whose place this one stands
+    never_taken: bool = field(default=False, repr=False)  # our own desk's word: the exchange does not have the order
+    order: "Trade | None" = field(default=None, repr=False, compare=False)  # ... and this is how the desk knows it
 
 
 # ------------------------------------------------------------------ events
@@ -302,6 +315,7 @@ class Anomaly(Enum):
     """
 
     UNKNOWN_TRADE = "unknown_trade"
+    OTHER_VENUE = "other_venue"
     NEVER_SENT = "never_sent"
     CONTRADICTS_EXECUTION = "contradicts_execution"
     UNKNOWN_EXECUTION = "unknown_execution"

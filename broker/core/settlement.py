@@ -27,9 +27,9 @@ Outcome = Event | Anomaly | Repeat
 
 
 def settle(account: Account, trade: Trade, report: Report, conditions: Conditions) -> Sequence[Outcome]:
-    """What one word of the exchange does, in order."""
-    if trade.status in {Status.PLACED, Status.HELD}:
-        return (Anomaly.NEVER_SENT,)
+    """What one word of the exchange does, in order. Of an order that another one has it can know nothing."""
+    if (anomaly := _cannot_be(trade, report)) is not None:
+        return (anomaly,)
     match report.type:
         case ReportType.ACCEPTED:
             return _accepted(account, trade, report, conditions) or (Repeat.NOTHING_NEW,)
@@ -43,6 +43,30 @@ def settle(account: Account, trade: Trade, report: Report, conditions: Condition
             return _taken_back(account, trade, report)
         case _:
             assert_never(report.type)
+
+
+_ENDS = {ReportType.REJECTED, ReportType.CANCELLED, ReportType.EXPIRED}
+
+
+def contradicts_the_end(trade: Trade, report: Report) -> bool:
+    """Whether the exchange is to be asked once more after the end of the order, since its words do not go together.
+
+    It has the order open, although it has ended here before it was done: the word is late, or of a copy that nobody
+    watches. Or it ends the order with less than it has executed: then there may be more that it has not told.
+    """
+    if report.venue != trade.venue:
+        return False
+    if trade.status not in TERMINAL:
+        return report.type in _ENDS and report.filled_quantity < _known_quantity(trade)
+    if report.type is ReportType.PARTIALLY_FILLED:
+        return trade.status is not Status.FILLED and report.execution_id not in trade.executions
+    return trade.status is not Status.FILLED and report.type is ReportType.ACCEPTED
+
+
+def _cannot_be(trade: Trade, report: Report) -> Anomaly | None:
+    if report.venue != trade.venue:
+        return Anomaly.OTHER_VENUE
+    return Anomaly.NEVER_SENT if trade.status in {Status.PLACED, Status.HELD} else None
 
 
 # ------------------------------------------------------------------ taken
@@ -93,14 +117,19 @@ def _filled(account: Account, trade: Trade, report: Report, conditions: Conditio
     fill = _own(report.fill)
     known = trade.executions.get(report.execution_id)
     if known is not None:
-        return (Repeat.NOTHING_NEW if known == fill else Anomaly.CONTRADICTS_EXECUTION,)
+        if known != fill:
+            return (Anomaly.CONTRADICTS_EXECUTION,)
+        # Also of a repeat: whoever was to ask after the first time may have died.
+        return (Repeat.MORE_TO_COME if _has_ended_unseen(trade, report) else Repeat.NOTHING_NEW,)
     outcomes: list[Outcome] = []
     if trade.replaces and not trade.acknowledged and trade.status not in TERMINAL:
         outcomes = _take_place(account, trade, conditions)
     _price_in_fees(trade, fill, conditions)
     problem = _why_not_the_customers(trade, fill)
     if problem is not None:
-        return [*outcomes, problem, *_to_suspense(account, trade, report, fill)]
+        # The exchange has the order, and may say nothing else of it: so the customer's next one may start.
+        taken = _accepted(account, trade, Report(trade.trade_id, ReportType.ACCEPTED, report.venue), conditions)
+        return [*outcomes, problem, *taken, *_to_suspense(account, trade, report, fill)]
     if not trade.acknowledged:
         acknowledge(account, trade)
     entry = _book(account, trade, fill)
@@ -109,7 +138,7 @@ def _filled(account: Account, trade: Trade, report: Report, conditions: Conditio
     trade.executions[report.execution_id] = fill
     trade.filled_quantity += fill.last_qty
     trade.filled_value = Money(trade.filled_value + fill.value)
-    return [*outcomes, _executed(account, trade, report, entry), *_end_if_told_all(account, trade)]
+    return [*outcomes, _executed(account, trade, report, entry), *_end_if_told_all(account, trade, report)]
 
 
 def _own(fill: Fill) -> Fill:
@@ -202,7 +231,8 @@ def _ended(account: Account, trade: Trade, report: Report, conditions: Condition
     if report.filled_quantity > _known_quantity(trade):
         return (Repeat.MORE_TO_COME,)
     outcomes: list[Outcome] = []
-    if report.type is not ReportType.REJECTED:  # an order that ends in another way had been taken
+    # An order that ends in another way had been taken, unless it is our own desk that gives it up.
+    if report.type is not ReportType.REJECTED and not report.never_taken:
         outcomes = _take_place(account, trade, conditions)
     status = Status[report.type.name]
     if trade.filled_quantity and status is Status.REJECTED:
@@ -256,16 +286,25 @@ def _to_suspense(account: Account, trade: Trade, report: Report, fill: Fill) -> 
     trade.executions[report.execution_id] = fill
     words = f"{fill.last_qty} {trade.symbol} at {in_dollars(fill.last_px)} are not yours: booked to the broker."
     event = remark(trade, Step.SUSPENSE, words, report, suspense_entry(trade.side, fill))
-    return [event, *_end_if_told_all(account, trade)]
+    return [event, *_end_if_told_all(account, trade, report)]
 
 
-def _end_if_told_all(account: Account, trade: Trade) -> list[Outcome]:
+def _end_if_told_all(account: Account, trade: Trade, report: Report) -> list[Outcome]:
     """With what is in suspense the exchange has executed all of it: it will say no more of it."""
+    if _has_ended_unseen(trade, report):
+        return [Repeat.MORE_TO_COME]
     if trade.status in TERMINAL or _known_quantity(trade) < trade.quantity:
         return []
     return [
         _close(account, trade, Status.CANCELLED, "the exchange executed it in a way that could not be booked to you")
     ]
+
+
+def _has_ended_unseen(trade: Trade, report: Report) -> bool:
+    """It has ended, or any word may end it, and the exchange counts more than we know: nobody would ask for that."""
+    known, told = _known_quantity(trade), report.filled_quantity
+    may_end = trade.status in TERMINAL or known >= trade.quantity or told > trade.quantity
+    return may_end and told > known
 
 
 # ------------------------------------------------------------------ executions that are taken back
@@ -317,7 +356,8 @@ def _correct(account: Account, trade: Trade, wrong_id: str, report: Report, bust
     fill.corrects, fill.suspense, fill.fee = wrong_id, wrong.suspense, wrong.fee
     trade.executions[report.execution_id] = fill
     shares = fill.last_qty if trade.side is Side.BUY else -fill.last_qty
-    entry = Entry(EntryKind.FILL, fill, shares, -shares * fill.last_px - fill.fee, fill.fee)
+    kind = EntryKind.SUSPENSE if fill.suspense else EntryKind.FILL
+    entry = Entry(kind, fill, shares, -shares * fill.last_px - fill.fee, fill.fee)
     if bust is not None:
         entry.owed_cash = -min(bust.owed_cash, max(0, entry.cash))
         entry.owed_shares = -min(bust.owed_shares, max(0, entry.shares))

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of every such secret
 HEADER_ID, HEADER_TIMESTAMP, HEADER_SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 
-_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
-"""Up to the year 5138; an integer of any length would break whoever computes with it."""
+_SECONDS = re.compile(r"0|[1-9][0-9]{0,10}", re.ASCII)
+"""Up to the year 5138; an integer of any length would break whoever computes with it. As it was signed: no zeros before
+it, which were not."""
 
 
 class BadSignature(Exception):
@@ -54,6 +55,8 @@ def verify(keys: Iterable[bytes], headers: Mapping[str, str], body: bytes) -> in
         seconds = headers[HEADER_TIMESTAMP]
         if _SECONDS.fullmatch(seconds) is None:
             raise BadSignature("the webhook-timestamp header takes seconds since 1970")
+        if "." in message_id:  # where the id ends and the time begins would not be said by what was signed
+            raise BadSignature("the webhook-id header takes no full stop")
         timestamp = int(seconds)
         offered = [part.encode() for part in headers[HEADER_SIGNATURE].split(" ") if part.startswith("v1,")]
         expected = [sign(key, message_id, timestamp, body).encode() for key in keys]

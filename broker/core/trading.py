@@ -114,14 +114,12 @@ def start_next(account: Account, conditions: Conditions) -> Iterator[TradeEvent]
 
 
 def may_start(account: Account, conditions: Conditions) -> bool:
-    """Whether it is the next trade's turn: none is at work before it, or only one whose exchange has gone away.
+    """Whether it is the next trade's turn: none is at work before it, or only such whose exchanges have gone away.
 
     An exchange that is down for long must not hold up a customer's trades at others; for its own, the checks say no.
     """
-    if account.turn is None:
-        return True
-    at_work = account.working[account.turn]
-    return not conditions.market.is_reachable(at_work.symbol)
+    at_work = (account.working[each] for each in account.turns)
+    return not any(conditions.market.is_reachable(each.symbol) for each in at_work)
 
 
 def start(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
@@ -243,13 +241,15 @@ def cancel(account: Account, trade: Trade, reason: str = REQUESTED) -> list[Trad
 
 
 def _request_cancel(trade: Trade, reason: str) -> TradeEvent:
-    trade.cancel_requested = True
+    trade.cancel_requested, trade.cancel_reason = True, reason
     return remark(trade, Step.CANCEL_REQUESTED, reason + _NOT_YET)
 
 
 def reason_of_cancel(trade: Trade) -> str:
-    """Why a trade that was to be cancelled is, as whoever asked for it said."""
-    return trade.reason.removesuffix(_NOT_YET) if trade.reason.endswith(_NOT_YET) else REQUESTED
+    """Why a trade that was to be cancelled is, as whoever asked for it said; after a restart, that somebody has."""
+    if trade.cancel_reason:
+        return trade.cancel_reason
+    return trade.reason.removesuffix(_NOT_YET) if trade.reason.endswith(_NOT_YET) else "Cancelled, as was asked for."
 
 
 def replace(account: Account, old: Trade, command: ReplaceTrade, conditions: Conditions) -> list[TradeEvent] | Refused:

@@ -143,6 +143,7 @@ class Trade:
     filled_value: Money = Money(0)
     acknowledged: bool = False  # the exchange has said that it has it
     cancel_requested: bool = False
+    cancel_reason: str = field(default="", compare=False)  # as whoever asked for it said; of memory only
     events: int = 0  # how many event rows it has: they number 1 to this
     executions: dict[str, Fill] = field(default_factory=dict)
 
