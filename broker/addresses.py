@@ -8,21 +8,37 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 Allowed = Literal["public", "any"]
+_Name = tuple[str, socket.AddressFamily]
 _Found = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
 
 URL_MAX = 2_000
 _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f.:]+", re.ASCII)
 _THREADS_MAX = 16
+_THREADS_OF_ONE = 2
+"""One customer's webhooks seldom lead to more than two names; eight customers with slow ones take all threads."""
+_WAIT_S = 5.0
+"""How long a name waits for a thread: half of what a delivery has by default, which then has not even begun."""
+_KEPT_S = 10.0
+"""So long a name is not asked for again: as long as aiohttp keeps one. What it led to is judged each time."""
+_KEPT_MAX = 1_000
+"""Names that are kept, at about 500 bytes each."""
+
+ASKS_FOR: ContextVar[Hashable] = ContextVar("ASKS_FOR")
+"""The customer for whom a task resolves names; with none there is only the limit for all."""
 
 
 class AddressRefused(OSError):
@@ -136,22 +152,53 @@ def _is_number(host: str) -> bool:
 # ------------------------------------------------------------------ connecting
 
 
-class Resolver(AbstractResolver):
-    """Resolves on threads of its own, so that names that never answer hold up nobody else's, nor the broker's end.
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What a lookup takes up until its thread is done, however long anybody waits for it."""
 
-    Those of an executor would: the interpreter waits for them when it ends. Of a name that leads to public addresses
-    and to others as well, none is used.
+    room: asyncio.Semaphore
+    share: asyncio.Semaphore
+
+    async def take(self) -> None:
+        """Wait for a thread, in one's own queue first: there one's slow names hold up none but one's own."""
+        async with asyncio.timeout(_WAIT_S):
+            await self.share.acquire()
+            try:
+                await self.room.acquire()
+            except BaseException:
+                self.share.release()
+                raise
+
+    def give_back(self) -> None:
+        """The thread is done, or there was none."""
+        self.room.release()
+        self.share.release()
+
+
+class Resolver(AbstractResolver):
+    """Resolves on threads of its own, which the broker's end does not wait for: it would for those of an executor.
+
+    A thread that asks for a name cannot be stopped, so names that never answer keep theirs for as long as the system
+    waits. Those of one customer (ASKS_FOR) keep at most two of the sixteen, and hold up that customer's others. They
+    hold up somebody else's only while eight customers have such names at once; then whoever gets no thread within 5 s
+    is told so. A name has one thread, whoever asks for it. Whoever has stopped waiting has left the queue: this needs a
+    client that does not shield its lookups, as `connector` makes it.
+
+    Of a name that leads to public addresses and to others as well, none is used.
     """
 
     def __init__(self, allowed: Allowed) -> None:
         self._allowed = allowed
         self._room = asyncio.Semaphore(_THREADS_MAX)
+        self._shares: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
+        self._asked: dict[_Name, asyncio.Future[_Found]] = {}  # those that a thread asks for
+        self._kept: dict[_Name, tuple[float, _Found]] = {}  # the oldest first, with the time at which each ends
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a name. Raises OSError; AddressRefused where one is not public."""
-        found = await self._look_up(host, port, family)
+        """The addresses of a name. Raises OSError; AddressRefused where one is not public, TimeoutError without one."""
+        found = await self._look_up((host, family))
         if self._allowed == "public" and not all(is_public(ip_address(address[0])) for *_, address in found):
             raise AddressRefused("it leads to an address that is not public")
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -160,36 +207,66 @@ class Resolver(AbstractResolver):
             for kind, _, proto, _, address in found
         ]
 
-    async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> _Found:
+    async def _look_up(self, name: _Name) -> _Found:
+        if (found := self._known(name)) is None and name not in self._asked:
+            places = self._places()
+            await places.take()
+            if (found := self._known(name)) is None and name not in self._asked:
+                self._ask(name, places)
+            else:  # somebody else's lookup was faster
+                places.give_back()
+        if found is not None:
+            return found
+        answer = self._asked[name]
+        await asyncio.wait([answer])  # not the future itself: who leaves would end it for all
+        return answer.result()
+
+    def _places(self) -> _Places:
+        asker = ASKS_FOR.get(None)
+        most = _THREADS_MAX if asker is None else _THREADS_OF_ONE
+        return _Places(self._room, self._shares.setdefault(asker, asyncio.Semaphore(most)))
+
+    def _ask(self, name: _Name, places: _Places) -> None:
+        """Start a thread that asks for it. Raises RuntimeError where there can be no more threads."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[_Found] = loop.create_future()
 
         def tell(found: _Found, error: Exception | None) -> None:
-            self._room.release()
-            if answer.done():  # whoever asked has stopped waiting
-                return
+            places.give_back()
+            del self._asked[name]
             if error is None:
+                self._keep(name, found)
                 answer.set_result(found)
             else:
                 answer.set_exception(error)
+                answer.exception()  # maybe nobody waits for it any more
 
         def work() -> None:
             found: _Found = ()
             error = None
             try:
-                found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+                found = socket.getaddrinfo(name[0], 0, name[1], socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
             except Exception as caught:  # noqa: BLE001 - whatever it is, it is for whoever asked
                 error = caught
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(tell, found, error)
 
-        await self._room.acquire()  # until the thread is done, however long anybody waits for it
         try:
             threading.Thread(target=work, name="webhook-names", daemon=True).start()
-        except RuntimeError:  # there can be no more threads
-            self._room.release()
+        except RuntimeError:
+            places.give_back()
             raise
-        return await answer
+        self._asked[name] = answer
+
+    def _known(self, name: _Name) -> _Found | None:
+        until, found = self._kept.get(name, (0.0, None))
+        return found if time.monotonic() < until else None
+
+    def _keep(self, name: _Name, found: _Found) -> None:
+        self._kept.pop(name, None)
+        if len(self._kept) >= _KEPT_MAX:
+            del self._kept[next(iter(self._kept))]
+        self._kept[name] = time.monotonic() + _KEPT_S, found
 
     async def close(self) -> None:
         """Wait for nobody: what still runs ends with the interpreter, if no earlier."""
@@ -207,6 +284,7 @@ def connector(allowed: Allowed, resolver: Resolver, connections_max: int, idle_s
     """What connects to allowed addresses only."""
     return aiohttp.TCPConnector(
         resolver=resolver,
+        use_dns_cache=False,  # its cache shields lookups: they would go on for those who have left
         socket_factory=_public_socket if allowed == "public" else None,
         limit=connections_max,
         keepalive_timeout=idle_s,

@@ -434,6 +434,9 @@ class Webhooks(TypedDict):
 # ------------------------------------------------------------------ operators
 
 
+KeyScope = Literal["read", "trade", "admin"]
+
+
 class NewKey(TypedDict):
     """A key; its secret is shown once, and the token is what a client sends."""
 
@@ -443,12 +446,56 @@ class NewKey(TypedDict):
     token: str
 
 
+class IssuedKey(NewKey):
+    """One more key of a customer: what it is good for, and until when."""
+
+    scopes: list[KeyScope]
+    expires_at: Moment | None
+
+
+class RotatedKey(IssuedKey):
+    """A key in the place of another one, which goes on opening until the overlap ends."""
+
+    replaces: str
+    overlap_until: Moment
+
+
+class ShownKey(TypedDict):
+    """A key of an operator; its secret is shown once, and the token is what a client sends."""
+
+    keyId: str
+    secret: str
+    token: str
+
+
+class IssuedOperatorKey(ShownKey):
+    """One more key of an operator, and when it ends."""
+
+    scopes: list[KeyScope]
+    expires_at: Moment | None
+
+
+class RotatedOperatorKey(IssuedOperatorKey):
+    """A key in the place of another one, which goes on opening until the overlap ends."""
+
+    replaces: str
+    overlap_until: Moment
+
+
 class Key(TypedDict):
     """A key without its secret."""
 
     keyId: str
+    scopes: list[KeyScope]
     createdAt: Moment
+    expires_at: Moment | None
     revokedAt: Moment | None
+
+
+class OperatorKeys(TypedDict):
+    """All keys of operators, the oldest first. The admin token is none of them."""
+
+    keys: list[Key]
 
 
 class RevokedKey(TypedDict):
@@ -549,6 +596,29 @@ class CorporateActionDone(TypedDict):
     adjusted: int
     already_booked: int
     cash_paid: Dollars
+
+
+class AuditRecord(TypedDict):
+    """A record of a chain. Its hash is over the record and the hash of the one before."""
+
+    number: int
+    at: Moment
+    actor: str
+    action: str
+    content: str
+    hash: str
+
+
+class AuditRecords(TypedDict):
+    """Records of a chain, by number."""
+
+    records: list[AuditRecord]
+
+
+class AuditHeads(TypedDict):
+    """The last number and hash of each chain: whoever keeps them can show later that nothing was changed."""
+
+    heads: dict[str, list[int | str]]
 
 
 # ------------------------------------------------------------------ whoever watches

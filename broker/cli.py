@@ -5,18 +5,21 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from broker import log
 from broker.app import StartError
-from broker.commands import bench, control, corporate, customer, exchange, record, serve, verify
+from broker.commands import audit, backup, bench, control, corporate, customer, exchange, key, record, serve, verify
 from broker.commands.running import UsageError
 from broker.config import ConfigError
 from broker.data_folder import DataFolderError
 from broker.db import DatabaseUnavailable
 from broker.embedded import EmbeddedPostgresError
+from broker.listeners import ListenError
 from broker.schema import SchemaError
 
 _EXPECTED = (
     UsageError,
     StartError,
+    ListenError,
     ConfigError,
     DataFolderError,
     SchemaError,
@@ -34,15 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except UsageError as error:
-        print(f"broker: {error}", file=sys.stderr)
+        print(f"broker: {log.redacted(str(error))}", file=sys.stderr)
         return error.exit_code
     except _EXPECTED as error:
-        print(f"broker: {error}", file=sys.stderr)
+        print(f"broker: {log.redacted(str(error))}", file=sys.stderr)
     except BaseExceptionGroup as group:
         expected, other = group.split(_EXPECTED)
         if expected is None or other is not None:
             raise
-        print(f"broker: {_first(expected)}", file=sys.stderr)
+        print(f"broker: {log.redacted(str(_first(expected)))}", file=sys.stderr)
     return 1
 
 
@@ -57,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
         prog="broker",
         description="A self-hosted stockbroker: customers trade over HTTP, and their money stays right.",
         epilog="broker COMMAND --help tells more. Every flag of serve can be set as BROKER_<NAME> instead; secrets "
-        "only so: BROKER_ADMIN_TOKEN, BROKER_WEBHOOK_SECRETS.",
+        "only so: BROKER_ADMIN_TOKEN, BROKER_WEBHOOK_SECRETS. BROKER_<NAME>_FILE names a file that has it.",
     )
     top.add_argument("--version", action="version", version=f"stockbroker {version('stockbroker')}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, exchange, record, customer, control, corporate, bench, verify):
+    for command in (serve, exchange, record, customer, key, control, corporate, audit, backup, bench, verify):
         command.add(commands)
     return top

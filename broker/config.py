@@ -1,7 +1,7 @@
 """Everything that can be set, in one frozen object: flags, else BROKER_* variables, else the default with its reason.
 
 A field gives its name to flag and variable: `place_wait_s` is `--place-wait-s` and BROKER_PLACE_WAIT_S. Secrets have
-no flag, since a process list shows flags.
+no flag, since a process list shows flags. A variable with _FILE at its end names a file that has the value.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from broker.core.fees import DEFAULT_FEES, format_fees, parse_fees
 from broker.core.margin import Rates
+from broker.origins import read_origins
+from broker.peers import read_proxies
 
 
 class ConfigError(Exception):
@@ -49,9 +51,27 @@ class Config:
 
     host: str = _main("127.0.0.1", "address to listen on")
     port: int = _main(8080, "port to listen on; 0 takes a free one")
+    admin_listen: str | None = _main(
+        None, "HOST:PORT of a port of their own for /admin and /metrics, which are then not on the main one"
+    )
+    callback_listen: str | None = _main(None, "HOST:PORT of a port of their own for the exchange's callbacks, likewise")
+    tls_cert: Path | None = _main(None, "PEM file with the certificate and its chain: all ports speak TLS then")
+    tls_key: Path | None = _main(None, "PEM file with its private key; SIGHUP reads both again")
+    reuse_port: bool = _main(
+        False, "share the ports with another broker on the same database, so that one can take over from the other"
+    )
+    allowed_origins: str = _main(
+        "", "web pages of other hosts that may open WebSockets: https://desk.example.com, with commas between"
+    )
+    trusted_proxies: str = _main(
+        "", "proxies whose X-Forwarded-For says from where a client comes: 127.0.0.1,10.0.0.0/8; without, all are one"
+    )
     data: Path = _main(default_data(), "data folder: the embedded database, its lock, generated secrets")
     database: str | None = _main(
         None, "PostgreSQL DSN; without it the broker runs its own PostgreSQL in the data folder"
+    )
+    runtime_database: str | None = _main(
+        None, "DSN of a login role in broker_runtime, as which the broker then works; without it that of --database"
     )
     exchange: str | None = _main(None, "URL of the exchange; without it a simulated one runs inside the broker")
     venues: str = _main("", "more exchanges, as name=URL with commas between: west=http://127.0.0.1:8091")
@@ -100,8 +120,11 @@ class Config:
     )
 
     shards: int = _setting(1, "workers, each with a database connection: one fills a core, with the largest batches")
-    batch_max: int = _setting(256, "commands in one commit: beyond it only latency grows")
-    shard_queue_max: int = _setting(5_000, "commands that wait in a shard, about two seconds of work; beyond it 503")
+    batch_max: int = _setting(128, "commands in one commit: beyond it only latency grows")
+    shard_queue_max: int = _setting(5_000, "commands that wait in a shard at most, however fast it is; beyond it 503")
+    queue_wait_s: float = _setting(
+        0.15, "new orders are let in while they would wait no longer than this: some four full batches at the peak"
+    )
     customer_open_max: int = _setting(2_000, "unfinished trades of one customer, so that one cannot fill the memory")
     open_trades_max: int = _setting(200_000, "unfinished trades in memory, at about 1 KB each")
     account_cache_max: int = _setting(50_000, "accounts a shard keeps in memory, at about 1 KB each")
@@ -112,10 +135,44 @@ class Config:
     order_wait_s: float = _setting(1.0, "an order's answer waits so long for the exchange's, then says where it stands")
     key_cache_s: float = _setting(5.0, "what another process revokes or suspends ends here within this time")
     key_cache_max: int = _setting(100_000, "API keys kept in memory, at about 300 bytes each")
+    key_overlap_s: float = _setting(3_600.0, "a rotated key goes on opening for so long by default")
+    key_overlap_max_s: float = _setting(2_592_000.0, "... and never longer than this (30 days)")
+    requests_per_second: int = _setting(
+        1_000, "requests of one customer: a third of what one core answers, so that nobody takes it all"
+    )
+    requests_burst: int = _setting(2_000, "... and so many at once; cancels have as many again, of their own")
+    auth_failures_per_minute: int = _setting(
+        100, "wrong tokens from one address; beyond it 429 without a look into the database"
+    )
+    auth_addresses_max: int = _setting(10_000, "addresses with wrong tokens kept in memory, at about 200 bytes each")
+
+    audit_body_max: int = _setting(
+        4_096, "characters of an operator's request in the audit log; of longer ones the size"
+    )
+    audit_kept_max: int = _setting(
+        10_000, "records of what stopped trading while the database was away, kept for it; at most 5 kB each"
+    )
+    audit_heads_s: float = _setting(
+        60.0, "the heads of the audit log are written to the log this often if they changed"
+    )
+    metrics_sample_s: float = _setting(15.0, "figures of /metrics that the database has to count are this old at most")
 
     body_max: int = _setting(64 * 1024, "bytes in a request's body; the largest honest one has 300")
     body_wait_s: float = _setting(5.0, "a body must have arrived within this time: aiohttp itself sets no limit")
-    keepalive_s: float = _setting(75.0, "an idle connection, or one that sends no header, is closed after this")
+    head_wait_s: float = _setting(5.0, "... and so must a request's line and headers, once they have begun")
+    answer_wait_s: float = _setting(
+        10.0, "a client that takes nothing of its answer for so long is cut off; streams have stream_stall_s"
+    )
+    keepalive_s: float = _setting(75.0, "an idle connection is closed after this")
+    connections_max: int = _setting(
+        30_000, "open connections on one port; all at most the system's limit on open files, less 256 for other things"
+    )
+    connections_address_max: int = _setting(
+        10_000, "... from one address (of IPv6 a /64) on the main port; of this machine and trusted proxies any number"
+    )
+    orders_under_way_max: int = _setting(
+        5_000, "requests for new orders at once, at about 20 KB each: some wait a second for the exchange"
+    )
     page_max: int = _setting(500, "rows in one page of a list")
 
     send_batch_max: int = _setting(64, "orders in one request to the exchange")
@@ -166,10 +223,10 @@ class Config:
     stream_sockets_max: int = _setting(10_000, "open streams of all customers")
     stream_customer_max: int = _setting(1_000, "open streams of one customer: a desk with as many screens")
     stream_strangers_max: int = _setting(
-        200, "WebSockets that have not said yet whose they are; customers' own are apart"
+        1_000, "WebSockets that have not said yet whose they are; customers' own are apart"
     )
     stream_address_strangers_max: int = _setting(
-        100, "... of those in Alpaca's form, from one address: a wrong key comes again and again"
+        50, "... of those, from one address: older clients come again and again with a wrong key"
     )
     stream_symbols_max: int = _setting(1_000, "symbols that one stream may follow: each costs memory")
     stream_message_max: int = _setting(64 * 1024, "bytes in a message of a client's: 1,000 symbols and some room")
@@ -219,9 +276,10 @@ class Config:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0 to 65535, not {self.port}")
         self._check_words()
+        self._check_ports()
         if self.quotes is not None and re.match(r"rediss?://[^\s]+$|unix://[^\s]+$", self.quotes) is None:
             raise ConfigError(
-                f"quotes must be the URL of a Redis, like redis://127.0.0.1:6379/0, not {self.quotes[:80]!r}"
+                f"quotes must be the URL of a Redis, like redis://127.0.0.1:6379/0, not {_shown(self.quotes)}"
             )
         self._check_risk()
         self._check_clock()
@@ -237,11 +295,22 @@ class Config:
             raise ConfigError(f"venues cannot be used: {error}") from error
         for name, url in (("exchange", self.exchange), ("public_url", self.public_url)):
             if url is not None and not _is_http_url(url):
-                raise ConfigError(f"{name} must be a URL like http://127.0.0.1:8090, not {url[:80]!r}")
+                raise ConfigError(f"{name} must be a URL like http://127.0.0.1:8090, not {_shown(url)}")
         if not _is_encodable(self.host):
             raise ConfigError(f"host must be a name or an address, not {self.host[:80]!r}")
-        if self.admin_token is not None and re.fullmatch(r"[!-~]{1,256}", self.admin_token) is None:
-            raise ConfigError("admin_token must be 1 to 256 visible ASCII characters: no header can carry another")
+        if self.admin_token is not None:
+            self._check_admin_token(self.admin_token)
+
+    def _check_admin_token(self, token: str) -> None:
+        if re.fullmatch(r"[!-~]*", token) is None:
+            wrong = "one with a blank, or another character that is none"
+        elif len(token) < 16:
+            wrong = f"one of {len(token)}, which can be guessed"
+        elif len(token) > 256:
+            wrong = f"one of {len(token)}"
+        else:
+            return
+        raise ConfigError(f"admin_token must be 16 to 256 visible ASCII characters: BROKER_ADMIN_TOKEN has {wrong}")
 
     def _check_words(self) -> None:
         """Settings that take one of a few words."""
@@ -256,6 +325,28 @@ class Config:
             if value not in allowed:
                 sentence = f"{name.replace('_', ' ') if name == 'log_level' else name} must be "
                 raise ConfigError(f"{sentence}{', '.join(allowed[:-1])} or {allowed[-1]}, not {value}")
+
+    def _check_ports(self) -> None:
+        """Settings of how and where it listens."""
+        for name in ("admin_listen", "callback_listen"):
+            try:
+                read_address(getattr(self, name) or "127.0.0.1:0")
+            except ValueError as error:
+                raise ConfigError(f"{name} must be HOST:PORT, like 127.0.0.1:9090: {error}") from error
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key belong together: give both, or neither")
+        if self.reuse_port and not (self.database and self.exchange):
+            raise ConfigError(
+                "reuse_port is for several brokers on one database and one exchange: give database and exchange as well"
+            )
+        try:
+            read_origins(self.allowed_origins)
+        except ValueError as error:
+            raise ConfigError(f"allowed_origins cannot be used: {error}") from error
+        try:
+            read_proxies(self.trusted_proxies)
+        except ValueError as error:
+            raise ConfigError(f"trusted_proxies cannot be used: {error}") from error
 
     def _check_clock(self) -> None:
         if self.exchange is not None and (self.clock is not None or self.freeze):
@@ -285,15 +376,31 @@ def read_margin_symbols(text: str) -> dict[str, Rates]:
     return rates
 
 
+def read_address(text: str) -> tuple[str, int]:
+    """The host and port of "127.0.0.1:9090" or "[::1]:9090". Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare) != (bare != host) or not _is_encodable(bare):
+        raise ValueError(f"{text[:80]!r} has no host")
+    if re.fullmatch("[0-9]{1,5}", port, re.ASCII) is None or int(port) > 65535:
+        raise ValueError(f"{text[:80]!r} has no port from 0 to 65535")
+    return bare, int(port)
+
+
 def read_venues(text: str) -> dict[str, str]:
     """The venues in "west=http://127.0.0.1:8091". Raises ValueError."""
     venues: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         name, _, url = part.strip().partition("=")
         if re.fullmatch(r"[a-z][a-z0-9_-]{0,19}", name, re.ASCII) is None or not _is_http_url(url):
-            raise ValueError(f"{part[:80]!r} is not name=URL, like west=http://127.0.0.1:8091")
+            raise ValueError(f"{_shown(part)} is not name=URL, like west=http://127.0.0.1:8091")
         venues[name] = url.rstrip("/")
     return venues
+
+
+def _shown(url: str) -> str:
+    """What is to be said of a URL that cannot be used: not its user and password, however it is misspelt."""
+    return repr(url.rpartition("@")[2][:80])
 
 
 def _is_http_url(text: str) -> bool:
@@ -356,6 +463,27 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] | None = Non
         group.add_argument(_flag(each.name), dest=each.name, metavar=each.name.rsplit("_", 1)[-1].upper(), help=why)
 
 
+def from_environment(name: str, environment: Mapping[str, str]) -> str | None:
+    """The variable, or what is in the file that <NAME>_FILE names: as containers are given it. Raises ConfigError."""
+    text, path = environment.get(name) or None, environment.get(f"{name}_FILE") or None
+    if path is None:
+        return text
+    if text is not None:
+        raise ConfigError(f"{name} and {name}_FILE are both set: which of them counts is not for us to say")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"{name}_FILE names {path}, which cannot be read: {why}") from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names that begin like ours and mean nothing, as misspelt ones do. BROKER_URL is for the operator's commands."""
+    names = {f"BROKER_{each.name.upper()}" for each in dataclasses.fields(Config)} | {"BROKER_URL"}
+    ours = sorted(name for name in environment if name.startswith("BROKER_"))
+    return [name for name in ours if name not in names and name.removesuffix("_FILE") not in names]
+
+
 def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Config:
     """The Config of these flags, else of the BROKER_* variables, else the defaults. Raises ConfigError."""
     hints = get_type_hints(Config)
@@ -363,7 +491,7 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Con
     for each in dataclasses.fields(Config):
         text = flags.get(each.name)
         if text is None:
-            text = environment.get(f"BROKER_{each.name.upper()}") or None
+            text = from_environment(f"BROKER_{each.name.upper()}", environment)
         if text is not None:
             values[each.name] = _convert(each.name, hints[each.name], text)
     return Config(**values)

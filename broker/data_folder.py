@@ -54,9 +54,15 @@ class DataFolder:
         """A secret of that name, made when first asked for."""
         return kept_secret(self.path / "secrets.json", name, secrets.token_urlsafe(32))
 
-    def write_running(self, url: str) -> None:
-        """Tell `broker customer` and whoever else looks where the broker is reached."""
-        write_private(self.path / "running.json", {"url": url, "pid": os.getpid()})
+    def write_running(self, url: str, admin_url: str | None = None, certificate: Path | None = None) -> None:
+        """Tell `broker customer` and whoever else looks where the broker is reached, and what it shows there.
+
+        A certificate is for the name that clients use, not for the address that this machine's programs do.
+        """
+        running: dict[str, Any] = {"url": url, "adminUrl": admin_url or url, "pid": os.getpid()}
+        if certificate is not None:
+            running["certificate"] = str(certificate.absolute())
+        write_private(self.path / "running.json", running)
 
 
 def make_private(path: Path) -> None:

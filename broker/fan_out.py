@@ -17,7 +17,7 @@ from broker.db import Database
 from broker.shards import BrokenRule, Shards, Unanswered
 
 AT_ONCE = 256
-"""Commands in flight: as many as one commit takes, so that customers' own orders are held up by one commit at most."""
+"""Commands in flight: as many as two commits take, so that customers' own orders are held up by no more than those."""
 _PAUSE_S = 0.05
 
 

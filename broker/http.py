@@ -8,10 +8,12 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from time import perf_counter
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -19,15 +21,17 @@ import orjson
 import structlog
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
-from aiohttp.typedefs import Handler
-from prometheus_client import Counter
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import Counter, Histogram
 
-from broker.auth import NotAuthenticated
+from broker.auth import Caller, NotAllowed, NotAuthenticated, TooManyTries
 from broker.batch import Overloaded
 from broker.config import Config
 from broker.db import DatabaseUnavailable
+from broker.door import Connection, encoded
 from broker.exchange import ExchangeUnavailable
-from broker.metrics import Metrics
+from broker.metrics import Metrics, kind_of_request
 from broker.shards import BrokenRule, Unanswered
 
 log = structlog.get_logger()
@@ -36,6 +40,13 @@ T = TypeVar("T")
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """What the log and the X-Request-Id header call a request."""
+OPERATOR = web.RequestKey("operator", str)
+"""Whose operator key a request under /admin/ carries: its id, or "admin-token". Set by the gate (broker.gate),
+before any later middleware and any handler runs."""
+CALLER = web.RequestKey("caller", Caller)
+"""The customer behind the key of a request under /api/v1/ or /v2/, likewise. Streams look for it themselves."""
+ANSWER_HEADERS = web.RequestKey("answer_headers", dict[str, str])
+"""Headers for the answer, whichever it will be; of requests with a key, and of no others."""
 
 
 class ApiError(Exception):
@@ -65,7 +76,8 @@ def json_response(body: object, status: int = 200, headers: dict[str, str] | Non
     return web.Response(body=encoded, status=status, headers=headers, content_type="application/json")
 
 
-def _error_response(error: ApiError) -> web.Response:
+def error_response(error: ApiError) -> web.Response:
+    """An error as it goes out."""
     return json_response({"error": str(error), "code": error.code, **error.figures}, error.status, error.headers)
 
 
@@ -73,13 +85,17 @@ def _busy(code: str, sentence: str) -> ApiError:
     return ApiError(503, code, sentence, {"Retry-After": "1"})
 
 
-def as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a table, one line a row
+def as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911, PLR0912 - a table, one line a row
     """The answer to every failure that we expect; None for what is a bug."""
     match error:
         case ApiError():
             return error
         case NotAuthenticated():
             return ApiError(401, "unauthorized", str(error), {"WWW-Authenticate": "Bearer"})
+        case NotAllowed():
+            return ApiError(403, "missing_scope", str(error))
+        case TooManyTries():
+            return ApiError(429, "too_many_failures", str(error), {"Retry-After": str(math.ceil(error.wait_s))})
         case Overloaded():
             return _busy("overloaded", "The broker is at its limit; nothing was done. Try again in a second.")
         case Unanswered():
@@ -112,7 +128,22 @@ def as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911 - a tabl
 # ------------------------------------------------------------------ requests
 
 
+_JSON = re.compile(r"application/json\s*(;\s*charset=(utf-8|\"utf-8\")\s*)?", re.ASCII | re.IGNORECASE)
+
+
 async def read_body(request: web.Request, body_max: int, wait_s: float) -> bytes:
+    """The whole body, which is to be JSON: as read_bytes, and ApiError 415 where it says that it is anything else."""
+    body = await read_bytes(request, body_max, wait_s)
+    declared = request.headers.get("Content-Type")
+    if body and declared is not None and declared != "application/json" and _JSON.fullmatch(declared) is None:
+        sentence = "The body must be JSON in UTF-8: send it with the header Content-Type: application/json."
+        if declared.startswith("application/x-www-form-urlencoded"):
+            sentence += " To curl, give -H 'Content-Type: application/json'."
+        raise ApiError(415, "unsupported_content_type", sentence, {"Accept": "application/json"})
+    return body
+
+
+async def read_bytes(request: web.Request, body_max: int, wait_s: float) -> bytes:
     """The whole body. Raises ApiError 413 where it is too large, 408 where it does not arrive in time, 415, 400."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         sentence = "The body must come as it is, without Content-Encoding."
@@ -159,11 +190,18 @@ def _short(text: str) -> str:
     return text
 
 
+def _exactly(text: str) -> Decimal:
+    try:
+        return Decimal(_short(text))
+    except InvalidOperation as error:  # an exponent of 19 digits
+        raise ValueError("a number in it is out of all bounds") from error
+
+
 _decoder = json.JSONDecoder(
     object_pairs_hook=_no_duplicates,
     parse_constant=_no_constant,
     parse_int=lambda text: int(_short(text)),
-    parse_float=lambda text: Decimal(_short(text)),
+    parse_float=_exactly,
 )
 
 
@@ -222,17 +260,22 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 _LINE_MAX = 32 * 1024
-"""Bytes of a request's first line, and of a header: 1,000 symbols in a query, with each comma as %2C, have 15,000."""
+"""Bytes of a request's first line: 1,000 symbols in a query, with each comma as %2C, have 15,000."""
+_FIELD_MAX = 8 * 1024
+"""Bytes of a header."""
 
 _protocol_log = logging.getLogger("broker.protocol")
 _protocol_log.addFilter(_is_news)
 
 
-def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """The aiohttp application with these routes behind the one middleware."""
+def build_app(
+    config: Config, metrics: Metrics, routes: Iterable[web.AbstractRouteDef], middlewares: Sequence[Middleware] = ()
+) -> web.Application:
+    """The aiohttp application with these routes. Behind the middleware here come those given, the first one first."""
     numbers = itertools.count(1)
     run = secrets.token_hex(4)
     counters: dict[tuple[str, int], Counter] = {}  # looking one up by its labels costs more than counting
+    timers: dict[tuple[str, str], Histogram] = {}
 
     def count(route: str, status: int) -> None:
         counter = counters.get((route, status))
@@ -242,21 +285,37 @@ def build_app(config: Config, metrics: Metrics, routes: Iterable[web.AbstractRou
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = perf_counter()
         request_id = request[REQUEST_ID] = f"{run}-{next(numbers):x}"
         response = await _answer(request, handler, request_id)
-        response.headers["X-Request-Id"] = request_id
-        count(_route(request), response.status)
+        headers = response.headers
+        headers["X-Request-Id"] = request_id
+        headers["X-Content-Type-Options"] = "nosniff"
+        private = request.get(ANSWER_HEADERS)
+        if private is not None:
+            headers.update(private)
+            headers.setdefault("Cache-Control", "no-store")
+        if request.secure:
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+        route = _route(request)
+        count(route, response.status)
+        if isinstance(response, web.Response):  # a stream is open for as long as its client likes
+            seconds = timers.get((request.method, route))
+            if seconds is None:
+                kind = kind_of_request(request.method, route)
+                seconds = timers[request.method, route] = metrics.request_seconds.labels(kind)
+            seconds.observe(perf_counter() - began)
         return response
 
     app = web.Application(
-        middlewares=[edge],
+        middlewares=[edge, *middlewares],
         client_max_size=max(config.body_max, config.webhook_body_max),
         # A small compressed body can stand for a gigabyte: whoever unpacks it holds everybody else up.
         handler_args={
             "auto_decompress": False,
             "logger": _protocol_log,
             "max_line_size": _LINE_MAX,
-            "max_field_size": _LINE_MAX,
+            "max_field_size": _FIELD_MAX,
         },
     )
     app.add_routes(routes)
@@ -269,11 +328,76 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
     except Exception as error:  # the one place where a bug becomes a 500 and a line in the log
         expected = as_api_error(error)
         if expected is not None:
-            return _error_response(expected)
+            return error_response(expected)
         log.error("request.failed", request_id=request_id, route=_route(request), exc_info=error)
         code = "broken_rule" if isinstance(error, BrokenRule) else "internal_error"
         sentence = f"This is a fault of the broker, and nothing was done. It is in the log as request {request_id}."
-        return _error_response(ApiError(500, code, sentence))
+        return error_response(ApiError(500, code, sentence))
+
+
+def _head_too_large(sentence: str) -> ApiError:
+    return ApiError(431, "headers_too_large", sentence, {"Connection": "close"})
+
+
+def _closing(error: ApiError) -> web.Response:
+    response = error_response(error)
+    response.force_close()
+    return response
+
+
+class _Protocol(Connection):
+    """One connection. What fails before there is a request, or after it, is answered in the one form of error too."""
+
+    __slots__ = ()
+    HEAD_TOO_LARGE = encoded(error_response(_head_too_large("The request's headers are too large together.")))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to malformed HTTP. Not in the parser's words: these repeat the line in which a token stands."""
+        super().handle_error(request, status, exc, message)  # for its line in the log
+        if isinstance(exc, LineTooLong):
+            error = _head_too_large(f"A header has more than {_FIELD_MAX:,} bytes.")
+            if _LINE_MAX in exc.args:
+                error = ApiError(414, "url_too_long", f"The request's first line has more than {_LINE_MAX:,} bytes.")
+        elif status == 400:
+            error = ApiError(400, "malformed_http", "The request is not well-formed HTTP; the connection is closed.")
+        else:
+            error = ApiError(500, "internal_error", "This is a fault of the broker.")
+        return _closing(error)
+
+
+class _Server(web.Server):
+    """Makes the connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs the application; aiohttp has no other way to name a protocol of one's own."""
+
+    async def _make_server(self) -> web.Server:
+        made: Any = await super()._make_server()
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                response: web.StreamResponse = await made.request_handler(request)
+            except web.HTTPException as error:  # raised before the middleware: an Expect that nobody can meet
+                return error_response(ApiError(error.status, "http_error", f"{error.reason}."))
+            return response
+
+        return _Server(
+            handle,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )
 
 
 def _route(request: web.Request) -> str:
@@ -286,9 +410,9 @@ WithBody = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
 
 
 def with_body(handler: WithBody, body_max: int, wait_s: float) -> Handler:
-    """A handler that gets the request's body as its second argument."""
+    """A handler that gets the request's body, whatever it says that it is, as its second argument."""
 
     async def read_first(request: web.Request) -> web.StreamResponse:
-        return await handler(request, await read_body(request, body_max, wait_s))
+        return await handler(request, await read_bytes(request, body_max, wait_s))
 
     return read_first

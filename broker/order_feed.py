@@ -7,8 +7,9 @@ nothing is lost where its memory is too small, an event was never published, or 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -38,11 +39,22 @@ class BooksSetBack(Exception):
 
 
 class Turns:
-    """Who may read the database now: nobody waits for those who are more than a page behind but others of them."""
+    """Who may read the database now: nobody waits for those who are more than a page behind but others of them.
+
+    Of those, one of each customer is in the queue: they wait for as many reads as there are customers, not streams.
+    """
 
     def __init__(self, reads_at_once: int) -> None:
         self.near = asyncio.Semaphore(reads_at_once - 1)
-        self.far_behind = asyncio.Semaphore(1)
+        self._far_behind = asyncio.Semaphore(1)
+        self._queueing: WeakValueDictionary[CustomerId, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def far_behind(self, customer_id: CustomerId) -> AsyncIterator[None]:
+        """A turn of somebody who is more than a page behind."""
+        own = self._queueing.setdefault(customer_id, asyncio.Lock())  # there while somebody has it or waits for it
+        async with own, self._far_behind:
+            yield
 
 
 class Reader:
@@ -141,7 +153,8 @@ class Reader:
     async def _read(self) -> Sequence[Numbered]:
         self._queues = True  # from here on; what comes meanwhile follows this page, or the next one
         try:
-            async with self._turns.far_behind if self.newest - self.position > self._page else self._turns.near:
+            is_far_behind = self.newest - self.position > self._page
+            async with self._turns.far_behind(self.customer_id) if is_far_behind else self._turns.near:
                 return await self._order_updates.read(self.customer_id, self.position, self._page)
         except DatabaseUnavailable:
             return ()

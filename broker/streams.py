@@ -1,8 +1,8 @@
 """Open streams of customers: who may have one, how many, and how it ends. WebSockets and event streams alike.
 
 A stream is let in by the Authorization header, or a WebSocket by its first message (browsers cannot set the header):
-`{"action": "authenticate", "token": "…"}`. It ends when its key is revoked: at once where this process revoked it,
-within `key_cache_s` where another one did.
+`{"action": "authenticate", "token": "…"}`. It ends when its key is revoked or expires: at once, and
+within `key_cache_s` where another process revoked it and the database could not tell.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import math
 import socket as socket_options
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from time import time
 from typing import Any, Protocol
 
 import msgspec
@@ -19,18 +20,24 @@ import orjson
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
-from broker.auth import Authenticator, Caller, NotAuthenticated
+from broker.auth import Authenticator, Caller, NotAllowed, NotAuthenticated, Scope, TooManyTries
 from broker.config import Config
 from broker.core.types import CustomerId
 from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
-from broker.http import ApiError, as_api_error, convert, parse_json
+from broker.http import CALLER, ApiError, as_api_error, convert, parse_json
 from broker.metrics import Metrics
+from broker.origins import may_connect, read_origins
+from broker.peers import ADDRESS
 
 log = structlog.get_logger()
 
+COUNT: web.RequestKey[Callable[[CustomerId], None]] = web.RequestKey("count")
+"""Takes the request from its customer's bucket, or raises ApiError 429. Set by the gate, of streams."""
 _CLOSE_WITHIN_S = 1.0
 """How long a client may take to answer our close before its connection is cut."""
 _LOOK_S = 0.05
+_AFTER_END_S = 0.01
+"""A key that has expired is looked at a moment later: the database must find that it is over."""
 _SAY_FIRST = 'Say who you are first: {"action": "authenticate", "token": "…"}.'
 _REASON_MAX = 120
 """Bytes of text in a close frame."""
@@ -130,6 +137,9 @@ class Socket:
 class Dialect(Protocol):
     """How the WebSockets of another API say whose they are, and how they are told what is wrong."""
 
+    async def vouched_for(self, request: web.Request) -> bool:
+        """Whether the handshake itself says whose it is, with a key that is right. It is asked first."""
+
     async def introduced(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
         """Whose it is; None where that did not come out, and the client knows why."""
 
@@ -144,35 +154,43 @@ class Streams:
         self._authenticator = authenticator
         self._database = database
         self._config = config
+        self._origins = read_origins(config.allowed_origins)
         self._open: set[OpenStream] = set()
         self._count = 0
         self._strangers = 0  # sockets that have not said yet whose they are: these are not in the count
         self._strangers_of: Counter[str] = Counter()
         self._of_customer: Counter[CustomerId] = Counter()
         self._look = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None  # sets it
         self._metrics = metrics
         authenticator.on_forget = self._look.set
 
     # -------------------------------------------------------------- in
 
     async def caller(self, request: web.Request) -> Caller:
-        """The customer of the Authorization header. Raises NotAuthenticated."""
-        return await self._authenticator.customer(request.headers.get("Authorization"))
+        """The customer of the Authorization header. Raises NotAuthenticated, NotAllowed, TooManyTries."""
+        return await self._reader(request.headers.get("Authorization"), request)
+
+    async def _reader(self, header: str | None, request: web.Request) -> Caller:
+        caller = await self._authenticator.customer(header, request[ADDRESS])
+        _count(request, caller)
+        caller.require(Scope.READ)
+        return caller
 
     async def websocket(
         self, request: web.Request, serve: Callable[[Socket], Awaitable[None]]
     ) -> web.WebSocketResponse:
         """Serve one WebSocket for as long as `serve` runs. Raises NotAuthenticated or ApiError before the handshake."""
-        ws = self._new()
+        ws = self._new(request)
         is_handshake = ws.can_prepare(request).ok
         may_wait = is_handshake and "Authorization" not in request.headers
         caller = None if may_wait else await self.caller(request)
         if not is_handshake:
             raise _websocket_needed()
         if caller is None:
-            with self._stranger():
+            with self._stranger(), self._stranger_from(request[ADDRESS]):
                 await _prepare(ws, request)
-                caller = await self._introduced(ws)
+                caller = await self._introduced(ws, request)
             if caller is not None:
                 await self._serve_introduced(caller, ws, request, serve)
         else:
@@ -183,7 +201,10 @@ class Streams:
         await _closed(ws)
         return ws
 
-    def _new(self) -> web.WebSocketResponse:
+    def _new(self, request: web.Request) -> web.WebSocketResponse:
+        if not may_connect(request.headers, self._origins):
+            sentence = "A page of this origin may not open a WebSocket here. The operator can allow it."
+            raise ApiError(403, "origin_not_allowed", sentence)
         return web.WebSocketResponse(
             heartbeat=self._config.stream_ping_s,
             max_msg_size=self._config.stream_message_max,
@@ -196,18 +217,26 @@ class Streams:
         self, dialect: Dialect, request: web.Request, serve: Callable[[Socket], Awaitable[None]]
     ) -> web.WebSocketResponse:
         """The same in another API's words. Raises ApiError before the handshake."""
-        ws = self._new()
+        ws = self._new(request)
         if not ws.can_prepare(request).ok:
             raise _websocket_needed()
-        with self._stranger(), self._stranger_from(request.remote or ""):
+        caller = None
+        with ExitStack() as counted:
+            if not await dialect.vouched_for(request):  # strangers keep nobody out who has a key
+                counted.enter_context(self._stranger())
+                counted.enter_context(self._stranger_from(request[ADDRESS]))
             await _prepare(ws, request)
-            caller = await dialect.introduced(ws, request)
+            with suppress(ConnectionError):  # it hung up before it said
+                caller = await dialect.introduced(ws, request)
         if caller is not None and request.transport is not None and not ws.closed:
             socket = Socket(caller, ws, request.transport)
             bound_buffers(request.transport, self._config.stream_buffer_max)
             try:
+                _count(request, caller)
                 with self.place(), self.opened(OpenStream(caller, socket.end)):
                     await serve(socket)
+            except ConnectionError:  # the client is gone, while a pong or a close was on its way
+                log.debug("stream.gone", customer_id=caller.customer_id)
             except Exception as error:  # the handshake is over: no answer can be given any more, but in a message
                 if as_api_error(error) is None:
                     log.error("stream.failed", exc_info=error)
@@ -245,6 +274,8 @@ class Streams:
         try:
             with self.opened(OpenStream(caller, socket.end)):
                 await serve(socket)
+        except ConnectionError:  # the client is gone, while a pong or a close was on its way
+            log.debug("stream.gone", customer_id=caller.customer_id)
         except Exception as error:  # the handshake is over: no answer can be given any more, but in a message
             expected = as_api_error(error)
             if expected is None:
@@ -263,6 +294,8 @@ class Streams:
         customer_id = stream.caller.customer_id
         self._of_customer[customer_id] += 1
         self._open.add(stream)
+        if stream.caller.expires_at is not None:
+            self._look_within(stream.caller.expires_at - time() + _AFTER_END_S)  # it may end before the next look
         try:
             yield
         finally:
@@ -299,7 +332,7 @@ class Streams:
 
     @contextmanager
     def _stranger_from(self, address: str) -> Iterator[None]:
-        """One of those of an address: old clients of Alpaca's open another one every 10 ms while their key is wrong."""
+        """One of those of an address. Old clients of Alpaca's open another every 10 ms while their key is wrong."""
         if self._strangers_of[address] >= self._config.stream_address_strangers_max:
             sentence = "Too many streams from this address wait to be told whose they are. Try again in a moment."
             raise ApiError(503, "too_many_streams", sentence, {"Retry-After": "1"})
@@ -318,19 +351,24 @@ class Streams:
                 429, "too_many_streams", f"You have {most} streams open, which is the limit. Close one first."
             )
 
-    async def _introduced(self, ws: web.WebSocketResponse) -> Caller | None:
+    async def _introduced(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
         """Who says in the first message who it is; None, and the socket told why, where that fails."""
         try:
             async with asyncio.timeout(self._config.stream_auth_s):
                 message = await ws.receive()
-            caller = await self._authenticator.customer(f"Bearer {_token(message)}")
+            caller = await self._reader(f"Bearer {_token(message)}", request)
             self._check_room(caller)
+        except ConnectionError:  # it hung up before it said
+            return None
         except TimeoutError:
             await _refused(ws, ApiError(401, "unauthorized", f"Nobody said in time who this is. {_SAY_FIRST}"))
-        except (NotAuthenticated, ApiError, DatabaseUnavailable) as error:
+        except (NotAuthenticated, NotAllowed, TooManyTries, ApiError, DatabaseUnavailable) as error:
             refusal = as_api_error(error)
             assert refusal is not None
             await _refused(ws, refusal)
+        except RefusedByDatabase as error:
+            log.error("streams.not_introduced", error=str(error))
+            await _refused(ws, ApiError(500, "internal_error", "This is a fault of the broker; it is in its log."))
         else:
             return caller
         return None
@@ -340,29 +378,51 @@ class Streams:
     async def run(self) -> None:
         """End the streams of keys that are not valid any more, for ever."""
         while True:
-            try:
-                async with asyncio.timeout(self._config.key_cache_s):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
+            self._look_within(self._config.key_cache_s)
+            await self._look.wait()
             self._look.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             try:
                 await self._end_revoked()
             except (DatabaseUnavailable, RefusedByDatabase) as error:
                 log.warning("streams.keys_not_read", error=str(error))
 
+    def _look_within(self, seconds: float) -> None:
+        """Look in so many seconds at the keys of open streams, unless that is to be done earlier."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer is None or at < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(at, self._look.set)
+
     async def _end_revoked(self) -> None:
         keys = {stream.caller.key_id for stream in self._open}
         if not keys:
             return
-        valid = {row["key_id"] for row in await self._database.fetch("valid_keys", sorted(keys))}
-        for stream in [stream for stream in self._open if stream.caller.key_id in keys - valid]:
-            stream.end(WSCloseCode.POLICY_VIOLATION, "The key of this stream was revoked.")
+        rows = await self._database.fetch("valid_keys", sorted(keys))
+        ended = keys - {row["key_id"] for row in rows}
+        for stream in [stream for stream in self._open if stream.caller.key_id in ended]:
+            expires_at = stream.caller.expires_at
+            how = "was revoked" if expires_at is None or expires_at > time() else "has expired"
+            stream.end(WSCloseCode.POLICY_VIOLATION, f"The key of this stream {how}.")
+        for row in rows:
+            if row["ends_in_s"] is not None:
+                self._look_within(row["ends_in_s"] + _AFTER_END_S)
 
     def end_all(self) -> None:
         """The broker stops: tell everybody to come again."""
         for stream in [*self._open]:
             stream.end(WSCloseCode.GOING_AWAY, "The broker stops. Connect again in a moment.")
+
+
+def _count(request: web.Request, caller: Caller) -> None:
+    """Take it from the customer's bucket, once. Raises ApiError 429."""
+    if CALLER not in request:
+        request[CALLER] = caller
+        request[COUNT](caller.customer_id)
 
 
 def _websocket_needed() -> ApiError:

@@ -4,6 +4,9 @@ The events themselves are the queue, and what stands in a webhook's row is how f
 happens here; what a broker that died had not saved is sent once more, under the same webhook-id. A webhook is ours for
 as long as nobody has changed its `next_try_at` since we put it off: that is the lease, and what keeps two brokers on
 one database from sending the same twice.
+
+Only so many requests are open for one customer, those of webhooks that were deleted meanwhile among them: whoever adds
+and deletes in turn has no more of the places than others.
 """
 
 import asyncio
@@ -20,7 +23,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from broker.addresses import AddressRefused, Resolver, check_url, connector
+from broker.addresses import ASKS_FOR, AddressRefused, Resolver, check_url, connector
 from broker.config import Config
 from broker.core import signing
 from broker.core.types import CustomerId
@@ -43,6 +46,9 @@ _IDLE_S = 2.0
 
 _REST = 9
 """Looking takes at most a tenth of the time, however many webhooks there are."""
+
+_SHARE = 4
+"""One customer has at most a fourth of the places, so that slow receivers of one leave most to the others."""
 
 _FIRST_RETRY_S = 1.0
 
@@ -77,6 +83,7 @@ class _Turn:
     lease: datetime
     saved_at: float
     has_more: bool = False
+    is_deleted: bool = False
 
 
 # ------------------------------------------------------------------ decisions
@@ -152,12 +159,19 @@ class Webhooks:
         self._rng = rng
         # Between two renewals lie at most a second, an answer, and a read and a write of the database.
         self._lease_s = 2 * config.hook_timeout_s + 3 * config.place_wait_s
-        self._turns: set[asyncio.Task[None]] = set()
+        self._of_one_max = min(config.hooks_max, max(1, config.hooks_in_flight_max // _SHARE))
+        self._turns: dict[asyncio.Task[None], _Turn] = {}
+        self._deleted: set[UUID] = set()  # since the last look began, which may have leased them before
         self._wake = asyncio.Event()
 
-    def wake(self) -> None:
-        """Look for what is due at once."""
-        self._wake.set()
+    def wake(self, deleted: UUID | None = None) -> None:
+        """Look for what is due at once; or let the webhook that was deleted start no further delivery."""
+        if deleted is None:
+            self._wake.set()
+            return
+        self._deleted.add(deleted)
+        for turn in self._turns.values():
+            turn.is_deleted |= turn.webhook_id == deleted
 
     async def run(self) -> None:
         """Look for webhooks that are due and deliver to them, for ever."""
@@ -185,6 +199,7 @@ class Webhooks:
 
     async def _look(self, session: aiohttp.ClientSession, turns: asyncio.TaskGroup) -> None:
         """Take as many of those that are due as there is room for."""
+        self._deleted.clear()
         room = self._config.hooks_in_flight_max - len(self._turns)
         if room <= 0:
             return
@@ -193,7 +208,8 @@ class Webhooks:
         except (DatabaseUnavailable, RefusedByDatabase) as error:
             log.warning("webhooks.not_looked_for", error=str(error))
             return
-        for row in rows:
+        over: list[_Turn] = []
+        for row in self._rng.sample(rows, len(rows)):  # by chance, so that of one customer's each has its turn
             turn = _Turn(
                 row["webhook_id"],
                 row["customer_id"],
@@ -203,10 +219,21 @@ class Webhooks:
                 row["failures"],
                 row["next_try_at"],
                 time.monotonic(),
+                is_deleted=row["webhook_id"] in self._deleted,
             )
+            if self._of(turn.customer_id) >= self._of_one_max:
+                over.append(turn)
+                continue
             task = turns.create_task(self._take_turn(session, turn))
-            self._turns.add(task)
+            self._turns[task] = turn
             task.add_done_callback(self._ended)
+        for turn in over:
+            await self._let_go(turn, None)
+        if over and len(rows) == room:
+            self.wake()  # others may be due, and come first now
+
+    def _of(self, customer_id: CustomerId) -> int:
+        return sum(turn.customer_id == customer_id for turn in self._turns.values())
 
     async def _pause(self, took_s: float) -> None:
         every_s = self._config.hook_look_s
@@ -219,13 +246,15 @@ class Webhooks:
         self._wake.clear()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if len(self._turns) >= self._config.hooks_in_flight_max:
+        is_full = len(self._turns) >= self._config.hooks_in_flight_max
+        if is_full or self._of(self._turns[task].customer_id) >= self._of_one_max:
             self.wake()  # somebody may wait for the place
-        self._turns.discard(task)
+        del self._turns[task]
 
     async def _take_turn(self, session: aiohttp.ClientSession, turn: _Turn) -> None:
         """Deliver what there is, and whatever happens, save how far it got and let the webhook go."""
         failure = None
+        ASKS_FOR.set(turn.customer_id)
         try:
             failure = await self._deliver(session, turn)
         except (DatabaseUnavailable, RefusedByDatabase) as error:
@@ -245,6 +274,8 @@ class Webhooks:
         until = time.monotonic() + _TURN_S
         while page := await self._events.read(turn.customer_id, turn.delivered, _PAGE):
             for seq, body in page:
+                if turn.is_deleted:
+                    return None
                 if time.monotonic() >= until:
                     turn.has_more = True
                     return None

@@ -69,7 +69,7 @@ class AccountRoutes:
     @operation("Get the account", answer=Account, tag=_TAG)
     async def account(self, request: web.Request) -> web.Response:
         """Cash, equity, buying power."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         customer = (await self._database.fetch("customer", customer_id))[0]
         figures: Any = await self._portfolio.account(customer_id)
         now = self._now()
@@ -127,7 +127,7 @@ class AccountRoutes:
     @operation("Get the account's settings", answer=Configuration, tag=_TAG)
     async def configuration(self, request: web.Request) -> web.Response:
         """What its owner has set."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         rows = await self._database.fetch("alpaca_configuration", customer_id)
         return reply(self._shown(customer_id, rows[0]["content"] if rows else "{}"))
 
@@ -136,7 +136,7 @@ class AccountRoutes:
     )
     async def configure(self, request: web.Request) -> web.Response:
         """Change what is named and not null. suspend_trade stops new orders, and only those."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         body = await body_of(request, ConfigurationBody, self._config)
         suspend, body.suspend_trade = body.suspend_trade, None
         content = orjson.dumps(msgspec.to_builtins(body)).decode()
@@ -157,7 +157,7 @@ class AccountRoutes:
     @operation("Get the portfolio's history", answer=PortfolioHistory, query=HistoryQuery, errors=(422,), tag=_TAG)
     async def history(self, request: web.Request) -> web.Response:
         """Equity and gain at the points of a period, the last of them now where it reaches so far."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         query = query_of(request)
         now = self._now()
         end, start = _span(query, now)

@@ -50,14 +50,14 @@ class ActivitiesRoutes:
     @operation("List activities", answer=list[Activity], query=ActivitiesQuery, errors=(422,), tag=_TAG)
     async def activities(self, request: web.Request) -> web.Response:
         """A page of activities; the last one's id is the page_token of the next."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         query = query_of(request)
         return reply(await self._page(customer_id, query, _types(query)))
 
     @operation("List activities of a type", answer=list[Activity], query=ActivitiesQuery, errors=(422,), tag=_TAG)
     async def of_type(self, request: web.Request) -> web.Response:
         """The same, of one type."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         query = query_of(request)
         _types(query)  # they do not count here, but must be some
         return reply(await self._page(customer_id, query, _named(request.match_info["activity_type"])))

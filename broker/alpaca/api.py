@@ -65,7 +65,7 @@ class AlpacaApi:
             ActivitiesRoutes(database, auth),
             OrdersRoutes(desk, orders, symbols, auth, new_id, config),
             PositionsRoutes(database, desk, symbols, market.view, auth, new_id),
-            AssetsRoutes(symbols, auth, now, config),
+            AssetsRoutes(symbols, now, config),
             WatchlistsRoutes(database, symbols, auth, new_id, config),
         )
 

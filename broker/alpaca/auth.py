@@ -5,8 +5,10 @@ import binascii
 
 from aiohttp import web
 
-from broker.alpaca.errors import AlpacaError
-from broker.auth import Authenticator, Caller, NotAuthenticated
+from broker.alpaca.errors import AlpacaError, as_alpaca_error
+from broker.auth import Authenticator, Caller, NotAllowed, NotAuthenticated, Scope, TooManyTries
+from broker.http import CALLER
+from broker.peers import ADDRESS
 
 
 class AlpacaAuth:
@@ -15,41 +17,53 @@ class AlpacaAuth:
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
-    async def caller(self, request: web.Request) -> Caller:
-        """The customer behind a request. Raises AlpacaError 401."""
+    @staticmethod
+    def header(request: web.Request) -> str | None:
+        """Our Authorization header, for whichever there are. Raises AlpacaError 401."""
         headers = request.headers
         key, secret = headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")
         if key is not None or secret is not None:
-            return await self.of_key(key or "", secret or "")
+            return _bearer(key or "", secret or "")
         scheme, _, content = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "basic":
-            key, secret = _basic(content)
-            return await self.of_key(key, secret)
-        return await self._of_header(headers.get("Authorization"))
+        return _bearer(*_basic(content)) if scheme.lower() == "basic" else headers.get("Authorization")
 
-    async def trader(self, request: web.Request) -> Caller:
+    def caller(self, request: web.Request) -> Caller:
+        """The customer whom the gate has let in."""
+        return request[CALLER]
+
+    async def of_handshake(self, request: web.Request) -> Caller:
+        """The customer of a stream whose handshake says so. Raises AlpacaError 401, 403, 429."""
+        return await self._reader(self.header(request), request)
+
+    def trader(self, request: web.Request) -> Caller:
         """The same, for what places orders. Raises AlpacaError 401, 403 where the customer is suspended."""
-        caller = await self.caller(request)
+        caller = self.caller(request)
         if caller.suspended:
             raise AlpacaError(403, None, "account is suspended and cannot trade")
         return caller
 
-    async def of_key(self, key: str, secret: str) -> Caller:
-        """The customer behind a key and its secret, as the streams send them. Raises AlpacaError 401."""
-        if not key or not secret:
-            raise unauthorized()
-        return await self._of_header(f"Bearer {key}.{secret}")
+    async def of_key(self, key: str, secret: str, request: web.Request) -> Caller:
+        """The customer behind a key and its secret, as streams send them. Raises AlpacaError 401, 403, 429."""
+        return await self._reader(_bearer(key, secret), request)
 
-    async def _of_header(self, header: str | None) -> Caller:
+    async def _reader(self, header: str | None, request: web.Request) -> Caller:
         try:
-            return await self._authenticator.customer(header)
-        except NotAuthenticated as error:
-            raise unauthorized() from error
+            caller = await self._authenticator.customer(header, request[ADDRESS])
+            caller.require(Scope.READ)
+        except (NotAuthenticated, NotAllowed, TooManyTries) as error:
+            raise as_alpaca_error(error) or unauthorized() from error
+        return caller
 
 
 def unauthorized() -> AlpacaError:
     """401."""
     return AlpacaError(401, None, "unauthorized.")
+
+
+def _bearer(key: str, secret: str) -> str:
+    if not key or not secret:
+        raise unauthorized()
+    return f"Bearer {key}.{secret}"
 
 
 def _basic(content: str) -> tuple[str, str]:

@@ -41,8 +41,8 @@ class AlpacaDataApi:
         market.board.listeners.append(self._hubs)
         self._trades = TradeStreamApi(streams, auth, TradeUpdates(database), updates, config, metrics)
         self._stream = DataStreamApi(streams, auth, self._hubs, switches, config, now)
-        self._past = DataApi(auth, market.bars, market.tape, config, now)
-        self._latest = LatestDataApi(auth, market.board, market.bars, market.tape, database, config, now)
+        self._past = DataApi(market.bars, market.tape, config, now)
+        self._latest = LatestDataApi(market.board, market.bars, market.tape, database, config, now)
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""

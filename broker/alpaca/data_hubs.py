@@ -3,7 +3,7 @@
 What nobody follows costs a look into a dictionary.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from enum import StrEnum
 
@@ -46,54 +46,57 @@ class TooManySymbols(Exception):
 
 
 class Subscription:
-    """What one stream follows, by channel and symbol, or of everything."""
+    """What one stream follows, by channel and symbol, or of everything.
 
-    def __init__(self, follower: Follower, hub: Hub, listed: Callable[[], Sequence[Symbol]], most: int) -> None:
+    A name that is not listed is kept, as it may be some day, but followed is only what is listed: who names a thousand
+    symbols that there are not would else have a topic of each, of its own, on every channel.
+    """
+
+    def __init__(self, follower: Follower, hub: Hub, listed: Callable[[], Set[Symbol]], most: int) -> None:
         self.follower = follower
         self._hub = hub
         self._listed = listed
         self._most = most
-        self._wanted: dict[DataChannel, dict[str, None]] = {channel: {} for channel in DataChannel}
+        self._wanted: dict[DataChannel, tuple[str, ...]] = dict.fromkeys(DataChannel, ())
 
     def add(self, more: Mapping[DataChannel, Sequence[str]]) -> None:
         """Follow these as well. Raises TooManySymbols, and nothing has changed then."""
-        wanted = {channel: symbols | dict.fromkeys(more.get(channel, ())) for channel, symbols in self._wanted.items()}
-        if len(self._symbols(wanted)) > self._most:
+        wanted = {channel: dict.fromkeys((*names, *more.get(channel, ()))) for channel, names in self._wanted.items()}
+        named = {name: name for names in wanted.values() for name in names}  # one object, however many channels have it
+        if len(named.keys() - {ALL} | (self._listed() if ALL in named else set())) > self._most:
             raise TooManySymbols
-        self._wanted = wanted
+        self._wanted = {channel: tuple(named[name] for name in names) for channel, names in wanted.items()}
         self.follow()
 
     def remove(self, less: Mapping[DataChannel, Sequence[str]]) -> None:
         """Follow these no more."""
-        for channel, symbols in less.items():
-            for symbol in symbols:
-                self._wanted[channel].pop(symbol, None)
+        for channel, names in less.items():
+            gone = {*names}
+            self._wanted[channel] = tuple(name for name in self._wanted[channel] if name not in gone)
         self.follow()
 
     def follow(self) -> None:
         """Make what is followed what is wanted, of all that is listed now; no more of it than may be."""
-        room = set(sorted(self._symbols(self._wanted))[: self._most])
-        wanted = {
-            (channel, Symbol(symbol))
-            for channel, symbols in self._wanted.items()
-            for symbol in (self._spelled_out(symbols) if symbols else ())
-            if symbol in room
+        listed = self._listed()
+        followed = {
+            channel: listed if ALL in names else {Symbol(name) for name in names if name in listed}
+            for channel, names in self._wanted.items()
         }
+        room = set(sorted(set[Symbol]().union(*followed.values()))[: self._most])
+        wanted = {(channel, symbol) for channel, symbols in followed.items() for symbol in symbols & room}
         has = {(topic.channel, topic.symbol) for topic in self.follower.topics}
         for channel, symbol in has - wanted:
             self._hub.leave(self.follower, channel, symbol)
         for channel, symbol in wanted - has:
             self._hub.follow(self.follower, channel, symbol)
 
+    def end(self) -> None:
+        """Follow nothing any more: at its own hub, since what another one has under the same name is not its topic."""
+        self._hub.gone(self.follower)
+
     def state(self) -> dict[str, list[str]]:
         """What was asked for, by channel."""
-        return {channel.value: list(symbols) for channel, symbols in self._wanted.items()}
-
-    def _symbols(self, wanted: Mapping[DataChannel, Mapping[str, None]]) -> set[str]:
-        return {symbol for symbols in wanted.values() for symbol in self._spelled_out(symbols)}
-
-    def _spelled_out(self, symbols: Mapping[str, None]) -> set[str]:
-        return {*symbols, *self._listed()} - {ALL} if ALL in symbols else {*symbols}
+        return {channel.value: list(names) for channel, names in self._wanted.items()}
 
 
 class DataHubs:
@@ -107,7 +110,7 @@ class DataHubs:
             (self._msgpack, msgspec.msgpack.Encoder().encode),
             (self._json, msgspec.json.Encoder().encode),
         )
-        self._listed: Sequence[Symbol] = ()
+        self._listed: Set[Symbol] = frozenset()
         self._closed: dict[Symbol, datetime] = {}  # the last minute that was told of, for each symbol
         self._subscriptions: set[Subscription] = set()
 
@@ -131,18 +134,17 @@ class DataHubs:
     def gone(self, subscription: Subscription) -> None:
         """Its socket is closed."""
         self._subscriptions.discard(subscription)
-        for hub, _ in self._hubs:
-            hub.gone(subscription.follower)
+        subscription.end()
 
     # -------------------------------------------------------------- news
 
     def listed(self, symbols: Sequence[Symbol]) -> None:
         """All that can be traded now."""
-        if list(symbols) == list(self._listed):
+        listed = frozenset(symbols)
+        if listed == self._listed:
             return
-        self._listed = symbols
-        known = set(symbols)
-        self._closed = {symbol: at for symbol, at in self._closed.items() if symbol in known}
+        self._listed = listed
+        self._closed = {symbol: at for symbol, at in self._closed.items() if symbol in listed}
         for subscription in self._subscriptions:
             subscription.follow()
 

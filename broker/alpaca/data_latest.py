@@ -6,7 +6,6 @@ from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
-from broker.alpaca.auth import AlpacaAuth
 from broker.alpaca.data_answers import (
     LatestBar,
     LatestBars,
@@ -53,7 +52,6 @@ class LatestDataApi:
 
     def __init__(
         self,
-        auth: AlpacaAuth,
         board: Board,
         bars: Days,
         tape: Tape,
@@ -61,7 +59,6 @@ class LatestDataApi:
         config: Config,
         now: Callable[[], datetime],
     ) -> None:
-        self._auth = auth
         self._board = board
         self._bars = bars
         self._tape = tape
@@ -85,14 +82,12 @@ class LatestDataApi:
 
     async def _several(self, request: web.Request) -> list[Symbol]:
         """The symbols that somebody asks about who may: any customer, a suspended one too."""
-        await self._auth.caller(request)
         query = query_of(request)
         check(query)
         return wanted_symbols(query, self._config.data_symbols_max)
 
     async def _named(self, request: web.Request) -> list[Symbol]:
         """The symbol in the path."""
-        await self._auth.caller(request)
         check(query_of(request))
         text = request.match_info["symbol"]
         return [Symbol(text)] if is_symbol(text) else []

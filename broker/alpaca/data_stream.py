@@ -108,15 +108,25 @@ class _DataDialect:
         self._auth = auth
         self._config = config
         self.codec = codec
+        self._of_handshake: Caller | AlpacaError | DatabaseUnavailable | None = None
+
+    async def vouched_for(self, request: web.Request) -> bool:
+        """Whether there is a right key in its headers. What came out is kept: a wrong one is one failure, not two."""
+        if "APCA-API-KEY-ID" in request.headers:
+            try:
+                self._of_handshake = await self._auth.of_handshake(request)
+            except (AlpacaError, DatabaseUnavailable) as error:
+                self._of_handshake = error
+        return isinstance(self._of_handshake, Caller)
 
     async def introduced(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
         """The customer of the handshake's headers or of the first auth message; None where the client was refused."""
         await self.codec.send(ws, _CONNECTED)
         try:
+            if isinstance(self._of_handshake, Exception):
+                raise self._of_handshake
             async with asyncio.timeout(self._config.stream_auth_s):
-                if "APCA-API-KEY-ID" in request.headers:
-                    return await self._auth.caller(request)
-                return await self._asked(ws)
+                return self._of_handshake or await self._asked(ws, request)
         except TimeoutError:
             await self._end(ws, 404)
         except AlpacaError:
@@ -126,7 +136,7 @@ class _DataDialect:
             await self._end(ws, 500)
         return None
 
-    async def _asked(self, ws: web.WebSocketResponse) -> Caller | None:
+    async def _asked(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
         while (message := await ws.receive()).type not in _NO_MORE:
             try:
                 said = self.codec.read(message)
@@ -134,13 +144,13 @@ class _DataDialect:
                 await self.codec.send(ws, _error(400))
                 continue
             if said.action == "auth":
-                return await self._auth.of_key(said.key, said.secret)
+                return await self._auth.of_key(said.key, said.secret, request)
             await self.codec.send(ws, _error(401))
         return None
 
     async def refused(self, ws: web.WebSocketResponse, error: Exception) -> None:
         """Tell the client why its stream ends."""
-        is_full = isinstance(error, ApiError) and error.code == "too_many_streams"
+        is_full = isinstance(error, ApiError) and error.code in {"too_many_streams", "rate_limited"}
         await self.codec.send(ws, _error(406 if is_full else 500))
 
     async def _end(self, ws: web.WebSocketResponse, code: int) -> None:
@@ -199,6 +209,8 @@ class DataStreamApi:
         subscription = self._hubs.subscription(follower, reads_msgpack=codec.is_msgpack)
         try:
             async for message in socket.ws:
+                if message.type is WSMsgType.ERROR:  # no frame at all: the socket is closed already
+                    break
                 follower.write(codec.frame(self._answer(codec, message, subscription)))
                 if not await socket.taken(stall_s):
                     cut()

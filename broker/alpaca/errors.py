@@ -3,6 +3,7 @@
 A 429 is sent again by them, orders too: so it stands only where nothing was done. 504 is never used.
 """
 
+import math
 from collections.abc import Mapping
 from functools import wraps
 
@@ -11,7 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from broker.auth import NotAuthenticated
+from broker.auth import NotAllowed, NotAuthenticated, TooManyTries
 from broker.batch import Overloaded
 from broker.db import DatabaseUnavailable
 from broker.exchange import ExchangeUnavailable
@@ -67,7 +68,7 @@ def not_found(message: str) -> AlpacaError:
     return AlpacaError(404, None, message)
 
 
-def as_alpaca_error(error: Exception) -> AlpacaError | None:  # noqa: PLR0911 - a table, one line a row
+def as_alpaca_error(error: Exception) -> AlpacaError | None:  # noqa: PLR0911, PLR0912 - a table, one line a row
     """The answer to every failure that we expect; None for what is a bug."""
     match error:
         case AlpacaError():
@@ -78,6 +79,10 @@ def as_alpaca_error(error: Exception) -> AlpacaError | None:  # noqa: PLR0911 - 
             return AlpacaError(error.status, None, str(error), headers=error.headers)
         case NotAuthenticated():
             return AlpacaError(401, None, "unauthorized.")
+        case NotAllowed():
+            return AlpacaError(403, None, f"forbidden: {error}")
+        case TooManyTries():
+            return AlpacaError(429, None, str(error), headers={"Retry-After": str(math.ceil(error.wait_s))})
         case Overloaded():
             return AlpacaError(429, None, "too many requests: nothing was done, try again in a second")
         case Unanswered():

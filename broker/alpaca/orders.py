@@ -213,7 +213,7 @@ class OrdersRoutes:
     )
     async def place(self, request: web.Request) -> web.Response:
         """200 with the order once it has begun; 403 or 422 where it is refused, and then there is none."""
-        caller = await self._auth.trader(request)
+        caller = self._auth.trader(request)
         body = await body_of(request, OrderBody, self._config)
         if not body.symbol:
             raise bad_parameter("symbol is required")
@@ -227,7 +227,7 @@ class OrdersRoutes:
     @operation("List orders", answer=list[Order], query=OrdersQuery, errors=(422,), tag=_TAG)
     async def page(self, request: web.Request) -> web.Response:
         """A page of orders."""
-        caller = await self._auth.caller(request)
+        caller = self._auth.caller(request)
         query = query_of(request)
         side = word(query, "side", {"buy", "sell", ""}, "")
         wanted = Wanted(
@@ -245,7 +245,7 @@ class OrdersRoutes:
     @operation("Get an order", answer=Order, query=NestedQuery, errors=(404, 422), tag=_TAG)
     async def get(self, request: web.Request) -> web.Response:
         """One order."""
-        caller = await self._auth.caller(request)
+        caller = self._auth.caller(request)
         nested = boolean("nested", query_of(request).get("nested"))
         trade_id = order_id(request.match_info["order_id"])
         return await _found(self._orders.one(caller.customer_id, trade_id, nested=nested), trade_id)
@@ -255,7 +255,7 @@ class OrdersRoutes:
     )
     async def get_by_client_id(self, request: web.Request) -> web.Response:
         """The order that was placed under this client_order_id."""
-        caller = await self._auth.caller(request)
+        caller = self._auth.caller(request)
         query = query_of(request)
         client_id = query.get("client_order_id")
         if client_id is None:
@@ -275,7 +275,7 @@ class OrdersRoutes:
     )
     async def replace(self, request: web.Request) -> web.Response:
         """200 with the new order, which is to stand in the place of the old one."""
-        caller = await self._auth.trader(request)
+        caller = self._auth.trader(request)
         trade_id = order_id(request.match_info["order_id"])
         body = await body_of(request, ReplaceBody, self._config)
         row = await self._orders.row(caller.customer_id, trade_id)
@@ -292,14 +292,14 @@ class OrdersRoutes:
     @operation("Cancel an order", status=204, errors=(404, 422), tag=_TAG)
     async def cancel(self, request: web.Request) -> web.Response:
         """204 once it is asked for."""
-        caller = await self._auth.caller(request)
+        caller = self._auth.caller(request)
         await self._desk.cancel(caller.customer_id, order_id(request.match_info["order_id"]))
         return no_content()
 
     @operation("Cancel all orders", answer=list[CanceledOrder], status=207, tag=_TAG)
     async def cancel_all(self, request: web.Request) -> web.Response:
         """207 with each order that is to be cancelled."""
-        caller: Caller = await self._auth.caller(request)
+        caller: Caller = self._auth.caller(request)
         trades = await self._desk.cancel_all(caller.customer_id)
         shown = await self._orders.several(caller.customer_id, [trade.trade_id for trade in trades])
         return reply([CanceledOrder(each.id, 200, msgspec.to_builtins(each)) for each in shown.values()], 207)

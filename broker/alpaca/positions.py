@@ -66,19 +66,19 @@ class PositionsRoutes:
     @operation("List positions", answer=list[Position], tag=_TAG)
     async def all(self, request: web.Request) -> web.Response:
         """All that the customer has."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         return reply([self._shown(row) for row in await self._database.fetch("positions", customer_id)])
 
     @operation("Get a position", answer=Position, errors=(404,), tag=_TAG)
     async def one(self, request: web.Request) -> web.Response:
         """The shares of one symbol."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         return reply(self._shown(await self._row(request, customer_id)))
 
     @operation("Close a position", answer=Order, query=CloseQuery, errors=(403, 404, 422), tag=_TAG)
     async def close(self, request: web.Request) -> web.Response:
         """200 with the market order that sells it, or a part of it."""
-        customer_id = (await self._auth.trader(request)).customer_id
+        customer_id = self._auth.trader(request).customer_id
         row = await self._row(request, customer_id)
         quantity = _to_close(query_of(request), row["symbol"], row["quantity"])
         return reply(await self._desk.place(self._sale(customer_id, row["symbol"], quantity)))
@@ -86,7 +86,7 @@ class PositionsRoutes:
     @operation("Close all positions", answer=list[ClosedPosition], query=CloseAllQuery, status=207, tag=_TAG)
     async def close_all(self, request: web.Request) -> web.Response:
         """207 with what became of each."""
-        customer_id = (await self._auth.trader(request)).customer_id
+        customer_id = self._auth.trader(request).customer_id
         if boolean("cancel_orders", query_of(request).get("cancel_orders")):
             await self._desk.ended(await self._desk.cancel_all(customer_id))
         rows = await self._database.fetch("positions", customer_id)
@@ -97,7 +97,6 @@ class PositionsRoutes:
     @operation("Exercise an option", errors=(403, 404), status=204, tag=_TAG)
     async def exercise(self, request: web.Request) -> web.Response:
         """There are no options here."""
-        await self._auth.caller(request)
         raise AlpacaError(403, None, "options are not traded here")
 
     async def _row(self, request: web.Request, customer_id: CustomerId) -> Any:

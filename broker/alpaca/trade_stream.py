@@ -4,6 +4,7 @@ The server says nothing before it was told whose it is: clients take its first w
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -15,11 +16,12 @@ from broker.alpaca.errors import AlpacaError, answers
 from broker.alpaca.trade_updates import Telling, TradeUpdates, encode_event
 from broker.auth import Caller
 from broker.config import Config
+from broker.core.types import CustomerId
 from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.market.hub import text_frame
 from broker.metrics import Metrics
 from broker.order_feed import BooksSetBack, OrderFeed
-from broker.streams import Socket, Streams
+from broker.streams import COUNT, Socket, Streams
 from broker.updates import Updates
 
 log = structlog.get_logger()
@@ -83,11 +85,15 @@ class _TradeDialect:
         self._auth = auth
         self._config = config
 
+    async def vouched_for(self, request: web.Request) -> bool:
+        """It is always its first message that says whose it is."""
+        return False
+
     async def introduced(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
         """The customer of the first message; None where the client was refused."""
         try:
             async with asyncio.timeout(self._config.stream_auth_s):
-                return await self._asked(ws)
+                return await self._asked(ws, request)
         except TimeoutError:
             await self._refuse(ws)
         except (AlpacaError, DatabaseUnavailable):
@@ -95,7 +101,7 @@ class _TradeDialect:
             await self._refuse(ws)
         return None
 
-    async def _asked(self, ws: web.WebSocketResponse) -> Caller | None:
+    async def _asked(self, ws: web.WebSocketResponse, request: web.Request) -> Caller | None:
         while (message := await ws.receive()).type not in _NO_MORE:
             said = _read(message)
             if said is not None and said.action == "listen":
@@ -103,7 +109,7 @@ class _TradeDialect:
                 continue
             if said is None:
                 raise unauthorized()
-            return await self._auth.of_key(*said.credentials())
+            return await self._auth.of_key(*said.credentials(), request)
         return None
 
     async def refused(self, ws: web.WebSocketResponse, error: Exception) -> None:
@@ -150,16 +156,24 @@ class TradeStreamApi:
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
         """Follow trade updates until the socket is closed."""
-        return await self._streams.websocket_of(self._dialect, request, self._serve)
+        return await self._streams.websocket_of(
+            self._dialect, request, lambda socket: self._serve(socket, request[COUNT])
+        )
 
-    async def _serve(self, socket: Socket) -> None:
+    async def _serve(self, socket: Socket, count: Callable[[CustomerId], None]) -> None:
         telling: asyncio.Task[None] | None = None
+        has_listened = False
         await _send(socket.ws, _verdict("authorized"))
         try:
             async for message in socket.ws:
+                if message.type is WSMsgType.ERROR:  # no frame at all: the socket is closed already
+                    break
                 said = _read(message)
                 wanted = said is not None and said.action == "listen" and UPDATES in said.data.streams
                 if wanted and telling is None:
+                    if has_listened:  # each reads the database: from the second on it is a request like others
+                        count(socket.caller.customer_id)
+                    has_listened = True
                     telling = asyncio.create_task(self._tell(socket))
                     telling.add_done_callback(lambda task: _failed(task, socket))
                 elif said is not None and said.action == "listen":

@@ -59,7 +59,7 @@ class WatchlistsRoutes:
     @operation("List watchlists", answer=list[WatchlistName], tag=_TAG)
     async def all(self, request: web.Request) -> web.Response:
         """The oldest first, without their assets: those of all lists are too many for one answer."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         rows = await self._database.fetch("alpaca_watchlists", customer_id)
         return reply([WatchlistName(*_head(customer_id, row)) for row in rows])
 
@@ -73,7 +73,7 @@ class WatchlistsRoutes:
     )
     async def create(self, request: web.Request) -> web.Response:
         """A list of these symbols."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         body = await body_of(request, NewWatchlist, self._config)
         listed = self._all_listed(body.symbols)
         arguments = (self._new_id(), customer_id, _name(body.name), listed, _LISTS_MAX)
@@ -116,7 +116,7 @@ class WatchlistsRoutes:
     @operation("Remove from a watchlist", answer=Watchlist, errors=(404,), tag=_TAG)
     async def remove(self, request: web.Request) -> web.Response:
         """Without a symbol."""
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         symbol = self._symbols.named(request.match_info["symbol"])
         watchlist_id, _ = _by_id(request)
         rows = await self._database.fetch("alpaca_remove_from_watchlist", customer_id, watchlist_id, symbol or "")
@@ -168,12 +168,12 @@ class WatchlistsRoutes:
     # -------------------------------------------------------------- parts
 
     async def _get(self, request: web.Request, key_of: KeyOf) -> web.Response:
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         rows = await self._database.fetch("alpaca_watchlist", customer_id, *key_of(request))
         return reply(self._shown(customer_id, _one(rows)))
 
     async def _change(self, request: web.Request, key_of: KeyOf) -> web.Response:
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         body = await body_of(request, WatchlistBody, self._config)
         name = None if body.name is None else _name(body.name)
         listed = None if body.symbols is None else self._all_listed(body.symbols)
@@ -181,7 +181,7 @@ class WatchlistsRoutes:
         return reply(self._shown(customer_id, _one(rows)))
 
     async def _add(self, request: web.Request, key_of: KeyOf) -> web.Response:
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         body = await body_of(request, WatchlistSymbol, self._config)
         [symbol] = self._all_listed([body.symbol])
         before = _one(await self._database.fetch("alpaca_watchlist", customer_id, *key_of(request)))
@@ -191,7 +191,7 @@ class WatchlistsRoutes:
         return reply(self._shown(customer_id, _one(rows)))
 
     async def _delete(self, request: web.Request, key_of: KeyOf) -> web.Response:
-        customer_id = (await self._auth.caller(request)).customer_id
+        customer_id = self._auth.caller(request).customer_id
         _one(await self._database.fetch("alpaca_delete_watchlist", customer_id, *key_of(request)))
         return no_content()
 

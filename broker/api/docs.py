@@ -60,7 +60,7 @@ OURS = Api(
         "required": ["error", "code"],
         "additionalProperties": True,
     },
-    errors=(401, 503),
+    errors=(401, 403, 429, 503),
     errors_of_body=(400, 408, 413, 415),
     errors_of_query=(400,),
     parameters={

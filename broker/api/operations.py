@@ -1,14 +1,19 @@
 """What whoever runs the broker asks it: is it alive, is it ready, how is it doing."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from broker.answers import Health, Readiness
-from broker.db import Database, DatabaseUnavailable
+from broker.db import Database, DatabaseUnavailable, RefusedByDatabase
 from broker.http import json_response
 from broker.metrics import Metrics
 from broker.openapi import operation
+
+_HOLDS_S = 1.0
+"""So long a look counts for all who ask whether we are ready: anybody may, and a look takes a connection of those that
+carry orders."""
 
 
 class OperationsApi:
@@ -18,6 +23,8 @@ class OperationsApi:
         self._database = database
         self._exchange_answers = exchange_answers
         self._metrics = metrics
+        self._look: asyncio.Task[Readiness] | None = None
+        self._looked_at = 0.0
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -35,20 +42,25 @@ class OperationsApi:
 
     @operation("The database and the exchange answer", answer=Readiness, others={503: Readiness})
     async def readyz(self, _: web.Request) -> web.Response:
-        """The database and the exchange answer; 503 with which one does not."""
+        """The database and the exchange answer; 503 with which one does not. What was found holds for a second."""
+        loop = asyncio.get_running_loop()
+        if self._look is None or (self._look.done() and loop.time() - self._looked_at >= _HOLDS_S):
+            self._look, self._looked_at = loop.create_task(self._readiness()), loop.time()
+        readiness = await asyncio.shield(self._look)
+        return json_response(readiness, 200 if readiness["status"] == "ready" else 503)
+
+    async def _readiness(self) -> Readiness:
         database, exchange = await self._database_answers(), await self._exchange_answers()
-        ready = database and exchange
-        readiness: Readiness = {
-            "status": "ready" if ready else "not ready",
+        return {
+            "status": "ready" if database and exchange else "not ready",
             "database": "ok" if database else "does not answer",
             "exchange": "ok" if exchange else "does not answer",
         }
-        return json_response(readiness, 200 if ready else 503)
 
     async def _database_answers(self) -> bool:
         try:
             await self._database.fetch("ping")
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, RefusedByDatabase):
             return False
         return True
 

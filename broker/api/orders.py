@@ -26,7 +26,7 @@ from broker.api.query import (
     read_time,
     words_of,
 )
-from broker.auth import Authenticator, Caller
+from broker.auth import Caller
 from broker.batch import Cancelling, Placed, Taken
 from broker.config import Config
 from broker.core.messages import (
@@ -44,8 +44,7 @@ from broker.core.money import Money, format_money
 from broker.core.states import TERMINAL
 from broker.core.trading import Estimate
 from broker.core.types import Side, Symbol, TimeInForce, Trade, TradeId
-from broker.http import ApiError, convert, json_response, parse_json, read_body
-from broker.metrics import Metrics
+from broker.http import CALLER, ApiError, convert, json_response, parse_json, read_body
 from broker.openapi import operation, parameters_of
 from broker.reading import STATUS_WORDS, OrderFilter, Reading, order_status
 from broker.shards import Shards
@@ -79,18 +78,14 @@ class OrdersApi:
         shards: Shards,
         reading: Reading,
         updates: Updates,
-        authenticator: Authenticator,
         new_id: Callable[[], UUID],
         config: Config,
-        metrics: Metrics,
     ) -> None:
         self._shards = shards
         self._reading = reading
         self._updates = updates
-        self._authenticator = authenticator
         self._new_id = new_id
         self._config = config
-        self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -118,7 +113,7 @@ class OrdersApi:
     )
     async def place(self, request: web.Request) -> web.Response:
         """201 with the order; 400 with the reason where it is refused before it goes to the exchange."""
-        caller = await self._trader(request)
+        caller = self._trader(request)
         command = place_command(caller.customer_id, convert(await self._json(request), OrderRequest), self._new_id)
         with self._updates.watch(command.trade_id) as watch:
             placed = await self._submit(command)
@@ -135,7 +130,7 @@ class OrdersApi:
     )
     async def replace(self, request: web.Request) -> web.Response:
         """A new order in the place of an open one: 201 with the new one, which names the old one."""
-        caller = await self._trader(request)
+        caller = self._trader(request)
         wanted = convert(await self._json(request), ReplaceRequest)
         command = replace_command(caller.customer_id, self._order_id(request), wanted, self._new_id)
         with self._updates.watch(command.trade_id) as watch:
@@ -155,7 +150,7 @@ class OrdersApi:
     )
     async def estimate(self, request: web.Request) -> web.Response:
         """What an order would do, without placing it."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         command = place_command(caller.customer_id, convert(await self._json(request), OrderRequest), self._new_id)
         estimate: Estimate = await self._shards.submit(caller.customer_id, EstimateTrade(command))
         return json_response(_estimate(command, estimate))
@@ -170,7 +165,7 @@ class OrdersApi:
     )
     async def cancel(self, request: web.Request) -> web.Response:
         """200 with the order once it is cancelled, 202 while the exchange has not said, 409 where it had ended."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         trade_id = self._order_id(request)
         with self._updates.watch(trade_id) as watch:
             outcome = await self._shards.submit(caller.customer_id, CancelTrade(caller.customer_id, trade_id))
@@ -185,7 +180,7 @@ class OrdersApi:
     @operation("Cancel all open orders", answer=answers.CancellingOrders, status=202, query=CancelQuery)
     async def cancel_all(self, request: web.Request) -> web.Response:
         """202 with the ids of all open orders, which are to be cancelled."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         only_known(request.query, parameters_of(CancelQuery))
         symbol = read_symbol(request.query.get("symbol"))
         command = CancelAll(caller.customer_id, Symbol(symbol) if symbol else None)
@@ -198,14 +193,14 @@ class OrdersApi:
     @operation("One order with its executions", answer=answers.OrderWithExecutions, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """One order with its executions."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         order = await self._found(self._reading.order(caller.customer_id, self._order_id(request)))
         return json_response(order)
 
     @operation("The order of a client_order_id", answer=answers.OrderWithExecutions, errors=(404,))
     async def get_by_client_id(self, request: web.Request) -> web.Response:
         """The order that was placed under this client_order_id."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         client_id = request.match_info["clientOrderId"]
         if re.fullmatch(r"[!-~]{1,128}", client_id, re.ASCII) is None:
             raise _no_such_order()
@@ -214,7 +209,7 @@ class OrdersApi:
     @operation("Orders, newest first", answer=answers.Orders, query=OrdersQuery)
     async def list(self, request: web.Request) -> web.Response:
         """A page of orders, newest first."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         query = request.query
         only_known(query, parameters_of(OrdersQuery))
         wanted = OrderFilter(
@@ -229,11 +224,11 @@ class OrdersApi:
 
     # -------------------------------------------------------------- parts
 
-    async def _caller(self, request: web.Request) -> Caller:
-        return await self._authenticator.customer(request.headers.get("Authorization"))
+    def _caller(self, request: web.Request) -> Caller:
+        return request[CALLER]
 
-    async def _trader(self, request: web.Request) -> Caller:
-        caller = await self._caller(request)
+    def _trader(self, request: web.Request) -> Caller:
+        caller = self._caller(request)
         if caller.suspended:
             raise ApiError(403, "customer_suspended", "This customer is suspended and cannot trade.")
         return caller

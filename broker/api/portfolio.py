@@ -22,12 +22,11 @@ from broker.api.query import (
     read_time,
     words_of,
 )
-from broker.auth import Authenticator
 from broker.config import Config
 from broker.core.activities import ActivityType
 from broker.core.history import Period, Timeframe, default_timeframe, timeframes
 from broker.core.types import SYMBOL_PATTERN, CustomerId
-from broker.http import ApiError, json_response
+from broker.http import CALLER, ApiError, json_response
 from broker.openapi import operation, parameters_of
 from broker.portfolio import ActivityFilter, ExecutionFilter, Portfolio
 
@@ -70,9 +69,8 @@ class HistoryQuery(msgspec.Struct):
 class PortfolioApi:
     """The reading routes about what a customer has."""
 
-    def __init__(self, portfolio: Portfolio, authenticator: Authenticator, config: Config) -> None:
+    def __init__(self, portfolio: Portfolio, config: Config) -> None:
         self._portfolio = portfolio
-        self._authenticator = authenticator
         self._page_max = config.page_max
 
     def routes(self) -> list[web.RouteDef]:
@@ -86,23 +84,23 @@ class PortfolioApi:
             web.get("/api/v1/portfolio/history", self.history, allow_head=False),
         ]
 
-    async def _customer(self, request: web.Request) -> CustomerId:
-        return (await self._authenticator.customer(request.headers.get("Authorization"))).customer_id
+    def _customer(self, request: web.Request) -> CustomerId:
+        return request[CALLER].customer_id
 
     @operation("The account in figures", answer=answers.AccountFigures)
     async def account(self, request: web.Request) -> web.Response:
         """Cash, equity, margin and gains."""
-        return json_response(await self._portfolio.account(await self._customer(request)))
+        return json_response(await self._portfolio.account(self._customer(request)))
 
     @operation("All positions", answer=answers.Positions)
     async def positions(self, request: web.Request) -> web.Response:
         """The customer's shares, and what they are worth."""
-        return json_response(await self._portfolio.positions(await self._customer(request)))
+        return json_response(await self._portfolio.positions(self._customer(request)))
 
     @operation("The position in one symbol", answer=answers.Position, errors=(404,))
     async def position(self, request: web.Request) -> web.Response:
         """The customer's shares of one symbol."""
-        customer_id = await self._customer(request)
+        customer_id = self._customer(request)
         symbol = request.match_info["symbol"]
         listed = re.search(SYMBOL_PATTERN, symbol, re.ASCII) is not None
         found = await self._portfolio.position(customer_id, symbol) if listed else None
@@ -113,7 +111,7 @@ class PortfolioApi:
     @operation("Executions, newest first", answer=answers.Executions, query=ExecutionsQuery)
     async def executions(self, request: web.Request) -> web.Response:
         """A page of executions, newest first."""
-        customer_id = await self._customer(request)
+        customer_id = self._customer(request)
         return json_response(await self._portfolio.executions(customer_id, self._executions(request.query)))
 
     def _executions(self, query: Mapping[str, str]) -> ExecutionFilter:
@@ -131,7 +129,7 @@ class PortfolioApi:
     @operation("What moved cash or shares, newest first", answer=answers.Activities, query=ActivitiesQuery)
     async def activities(self, request: web.Request) -> web.Response:
         """A page of what moved cash or shares, newest first."""
-        customer_id = await self._customer(request)
+        customer_id = self._customer(request)
         return json_response(await self._portfolio.activities(customer_id, self._activities(request.query)))
 
     def _activities(self, query: Mapping[str, str]) -> ActivityFilter:
@@ -153,7 +151,7 @@ class PortfolioApi:
     @operation("What the account was worth over time", answer=answers.History, query=HistoryQuery)
     async def history(self, request: web.Request) -> web.Response:
         """What the account was worth."""
-        customer_id = await self._customer(request)
+        customer_id = self._customer(request)
         only_known(request.query, parameters_of(HistoryQuery))
         period = _word("period", request.query.get("period"), Period, Period.MONTH)
         timeframe = _word("timeframe", request.query.get("timeframe"), Timeframe, default_timeframe(period))

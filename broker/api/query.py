@@ -68,10 +68,10 @@ def read_time(name: str, text: str | None) -> datetime | None:
     raise bad_query(f"{name} takes a time like 2026-11-27T14:30:00Z")
 
 
-def read_number(name: str, text: str | None, default: int, most: int) -> int:
-    """A whole number from 1 to `most`."""
+def read_number(name: str, text: str | None, default: int, most: int, *, least: int = 1) -> int:
+    """A whole number from `least` to `most`."""
     if text is None:
         return default
-    if _DIGITS.fullmatch(text) is None or not 1 <= int(text) <= most:
-        raise bad_query(f"{name} takes a whole number from 1 to {most}")
+    if _DIGITS.fullmatch(text) is None or not least <= int(text) <= most:
+        raise bad_query(f"{name} takes a whole number from {least} to {most}")
     return int(text)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from time import perf_counter
 from typing import Annotated
 from uuid import UUID
 
@@ -24,14 +23,13 @@ from broker.api.query import (
     read_time,
     words_of,
 )
-from broker.auth import Authenticator, Caller
+from broker.auth import Caller
 from broker.batch import Placed
 from broker.config import Config
 from broker.core.messages import PlaceTrade
 from broker.core.trading import PLACED_REASON
 from broker.core.types import QUANTITY_MAX, SYMBOL_PATTERN, Side, Status, Symbol, Trade, TradeId
-from broker.http import REQUEST_ID, ApiError, convert, json_response, parse_json, read_body
-from broker.metrics import Metrics
+from broker.http import CALLER, REQUEST_ID, ApiError, convert, json_response, parse_json, read_body
 from broker.openapi import operation, parameters_of
 from broker.reading import Reading, TradeFilter
 from broker.shards import Shards
@@ -80,17 +78,13 @@ class TradesApi:
         self,
         shards: Shards,
         reading: Reading,
-        authenticator: Authenticator,
         new_id: Callable[[], UUID],
         config: Config,
-        metrics: Metrics,
     ) -> None:
         self._shards = shards
         self._reading = reading
-        self._authenticator = authenticator
         self._new_id = new_id
         self._config = config
-        self._metrics = metrics
         self._verbose = config.log_level == "debug"
 
     def routes(self) -> list[web.RouteDef]:
@@ -102,8 +96,8 @@ class TradesApi:
             web.get("/api/v1/balance", self.balance, allow_head=False),
         ]
 
-    async def _caller(self, request: web.Request) -> Caller:
-        return await self._authenticator.customer(request.headers.get("Authorization"))
+    def _caller(self, request: web.Request) -> Caller:
+        return request[CALLER]
 
     @operation(
         "Place a trade at the market",
@@ -116,8 +110,7 @@ class TradesApi:
     )
     async def place(self, request: web.Request) -> web.Response:
         """PlaceTrade: 201 once the trade is durable."""
-        began = perf_counter()
-        caller = await self._caller(request)
+        caller = self._caller(request)
         if caller.suspended:
             raise ApiError(403, "customer_suspended", "This customer is suspended and cannot trade.")
         key = _idempotency_key(request)
@@ -137,7 +130,6 @@ class TradesApi:
         if placed.replayed and not _same(placed.trade, command):
             sentence = f"This Idempotency-Key placed trade {placed.trade.trade_id}, with another body."
             raise ApiError(422, "idempotency_key_reused", sentence)
-        self._metrics.place_seconds.observe(perf_counter() - began)
         if self._verbose:
             log.debug("trade.placed", trade_id=str(placed.trade.trade_id), request_id=request[REQUEST_ID])
         return _placed_response(placed)
@@ -145,7 +137,7 @@ class TradesApi:
     @operation("One trade with its executions", answer=answers.TradeWithExecutions, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """GetTrade, with its executions; 404 for a trade of somebody else's, as for one that never was."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         try:
             trade_id = UUID(request.match_info["tradeId"])
         except ValueError:
@@ -158,13 +150,13 @@ class TradesApi:
     @operation("Trades, newest first", answer=answers.Trades, query=TradesQuery)
     async def list(self, request: web.Request) -> web.Response:
         """A page of trades, newest first."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         return json_response(await self._reading.trades(caller.customer_id, self._filter(request.query)))
 
     @operation("The customer's cash", answer=answers.Balance)
     async def balance(self, request: web.Request) -> web.Response:
         """The customer's cash."""
-        caller = await self._caller(request)
+        caller = self._caller(request)
         return json_response(await self._reading.balance(caller.customer_id))
 
     def _filter(self, query: Mapping[str, str]) -> TradeFilter:

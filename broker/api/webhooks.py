@@ -9,15 +9,16 @@ from weakref import WeakValueDictionary
 
 import msgspec
 from aiohttp import web
+from yarl import URL
 
 from broker import answers
 from broker.addresses import URL_MAX, check_url
-from broker.auth import Authenticator, Caller
+from broker.auth import Caller
 from broker.config import Config
 from broker.core.signing import encode_secret
 from broker.core.types import CustomerId
 from broker.db import Database, RefusedByDatabase
-from broker.http import ApiError, convert, json_response, parse_json, read_body
+from broker.http import CALLER, ApiError, convert, json_response, parse_json, read_body
 from broker.openapi import operation
 from broker.reading import Row
 
@@ -29,6 +30,14 @@ class Newest(Protocol):
 
     async def newest(self, customer_id: CustomerId) -> int:
         """The sequence of the newest; 0 where there is none."""
+        ...
+
+
+class Wake(Protocol):
+    """Tells those who deliver."""
+
+    def __call__(self, deleted: UUID | None = None) -> None:
+        """Something may be due; or this webhook was deleted."""
         ...
 
 
@@ -52,15 +61,13 @@ class WebhooksApi:
         self,
         database: Database,
         events: Newest,
-        wake: Callable[[], None],
-        authenticator: Authenticator,
+        wake: Wake,
         new_id: Callable[[], UUID],
         config: Config,
     ) -> None:
         self._database = database
         self._events = events
         self._wake = wake
-        self._authenticator = authenticator
         self._new_id = new_id
         self._config = config
         self._adding: WeakValueDictionary[CustomerId, asyncio.Lock] = WeakValueDictionary()
@@ -86,7 +93,7 @@ class WebhooksApi:
     )
     async def add(self, request: web.Request) -> web.Response:
         """A new webhook, and the only time that its secret is shown."""
-        customer_id = (await self._writer(request)).customer_id
+        customer_id = self._writer(request).customer_id
         body = await read_body(request, self._config.body_max, self._config.body_wait_s)
         wanted = convert(parse_json(body), WebhookRequest)
         url = self._url(wanted.url)
@@ -110,9 +117,13 @@ class WebhooksApi:
 
     def _url(self, text: str) -> str:
         try:
-            return check_url(text, self._config.hook_addresses)
+            url = check_url(text, self._config.hook_addresses)
         except ValueError as error:
             raise ApiError(400, "invalid_request", str(error)) from error
+        host = (URL(url).raw_host or "").rstrip(".")
+        if self._config.hook_addresses == "public" and (host == "localhost" or host.endswith(".localhost")):
+            raise ApiError(400, "invalid_request", "url must lead to a public address.")  # RFC 6761: it never does
+        return url
 
     async def _check_room(self, customer_id: CustomerId, url: str) -> None:
         rows = await self._database.fetch("webhooks_of_customer", customer_id)
@@ -127,7 +138,7 @@ class WebhooksApi:
     @operation("All webhooks, oldest first", answer=answers.Webhooks)
     async def list(self, request: web.Request) -> web.Response:
         """All webhooks of the customer, oldest first."""
-        customer_id = (await self._caller(request)).customer_id
+        customer_id = self._caller(request).customer_id
         rows = await self._database.fetch("webhooks_of_customer", customer_id)
         webhooks: answers.Webhooks = {"webhooks": [_webhook(row) for row in rows]}
         return json_response(webhooks)
@@ -135,31 +146,32 @@ class WebhooksApi:
     @operation("One webhook", answer=answers.Webhook, errors=(404,))
     async def get(self, request: web.Request) -> web.Response:
         """One webhook."""
-        return json_response(await self._found((await self._caller(request)).customer_id, _id(request)))
+        return json_response(await self._found(self._caller(request).customer_id, _id(request)))
 
     @operation("Delete a webhook", status=204, errors=(404,))
     async def delete(self, request: web.Request) -> web.Response:
         """Send nothing there any more."""
-        customer_id = (await self._caller(request)).customer_id
+        customer_id = self._caller(request).customer_id
         if not await self._database.fetch("delete_webhook", customer_id, _id(request)):
             raise _no_such_webhook()
+        self._wake(_id(request))
         return web.Response(status=204)
 
     @operation("Try a webhook again at once", answer=answers.Webhook, errors=(403, 404))
     async def enable(self, request: web.Request) -> web.Response:
         """Try again at once, from where it stood."""
-        customer_id, webhook_id = (await self._writer(request)).customer_id, _id(request)
+        customer_id, webhook_id = self._writer(request).customer_id, _id(request)
         await self._database.fetch("enable_webhook", customer_id, webhook_id)
         self._wake()
         return json_response(await self._found(customer_id, webhook_id))
 
     # -------------------------------------------------------------- parts
 
-    async def _caller(self, request: web.Request) -> Caller:
-        return await self._authenticator.customer(request.headers.get("Authorization"))
+    def _caller(self, request: web.Request) -> Caller:
+        return request[CALLER]
 
-    async def _writer(self, request: web.Request) -> Caller:
-        caller = await self._caller(request)
+    def _writer(self, request: web.Request) -> Caller:
+        caller = self._caller(request)
         if caller.suspended:
             raise ApiError(403, "customer_suspended", "This customer is suspended and can change no webhooks.")
         return caller

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from broker.commands.operator import WHERE, add_where, call
+from broker.commands.operator import WHERE, add_action, add_where, call
 from broker.commands.running import UsageError
 
 _WAIT_S = 60.0
@@ -39,8 +39,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _action(actions: Any, name: str, help_: str, what: Callable[[argparse.Namespace], Call]) -> argparse.ArgumentParser:
     sentence = f"{help_[:1].upper()}{help_[1:]}."
-    action: argparse.ArgumentParser = actions.add_parser(name, help=help_, description=sentence)
-    add_where(action)
+    action = add_action(actions, name, help_)
+    action.description = sentence
     action.set_defaults(call=what)
     return action
 

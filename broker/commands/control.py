@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 from urllib.parse import quote
 
-from broker.commands.operator import WHERE, add_where, call
+from broker.commands.operator import WHERE, add_action, add_where, call
 from broker.commands.running import UsageError
 
 _CANCEL_WAIT_S = 30.0
@@ -21,17 +21,17 @@ def add(commands: Any) -> None:
     parser.set_defaults(url=None, data=None, run=lambda options: options.act(options))
     add_where(parser)
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    list_ = _action(actions, "list", "show the switches that are on")
+    list_ = add_action(actions, "list", "show the switches that are on")
     list_.set_defaults(act=lambda o: call(o, "GET", "controls", None))
-    on = _action(actions, "on", "stop the trading of all, of a customer or of a symbol")
+    on = add_action(actions, "on", "stop the trading of all, of a customer or of a symbol")
     _add_scope(on)
     on.add_argument("--reason", required=True, help="why, without a full stop: customers read it in their orders")
     on.add_argument("--cancel-open", action="store_true", help="cancel the orders that are open there, too")
     on.set_defaults(act=_on)
-    off = _action(actions, "off", "allow it again")
+    off = add_action(actions, "off", "allow it again")
     _add_scope(off)
     off.set_defaults(act=lambda o: call(o, "DELETE", _path("controls", o.scope), None))
-    limits = _action(actions, "limits", "show or set risk limits of an account type or a customer")
+    limits = add_action(actions, "limits", "show or set risk limits of an account type or a customer")
     limits.add_argument("scope", help="type:cash, type:margin, or a customer, like customer:1001")
     limits.add_argument(
         "settings",
@@ -40,12 +40,6 @@ def add(commands: Any) -> None:
         help="what to set, like order_quantity_max=1000 or order_value_max=25000.00; =default goes back to the default",
     )
     limits.set_defaults(act=_limits)
-
-
-def _action(actions: Any, name: str, help_: str) -> argparse.ArgumentParser:
-    action: argparse.ArgumentParser = actions.add_parser(name, help=help_, description=help_)
-    add_where(action)
-    return action
 
 
 def _add_scope(action: argparse.ArgumentParser) -> None:

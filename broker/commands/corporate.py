@@ -4,7 +4,7 @@ import argparse
 import re
 from typing import Any
 
-from broker.commands.operator import WHERE, add_where, call
+from broker.commands.operator import WHERE, add_action, add_where, call
 from broker.commands.running import UsageError
 
 _WAIT_S = 120.0
@@ -35,8 +35,7 @@ def add(commands: Any) -> None:
 
 
 def _action(actions: Any, name: str, help_: str) -> argparse.ArgumentParser:
-    action: argparse.ArgumentParser = actions.add_parser(name, help=help_, description=help_)
-    add_where(action)
+    action = add_action(actions, name, help_)
     action.add_argument("event_id", help="what this event is known by; it is booked once, however often it is sent")
     action.add_argument("symbol", help="the ticker, like AAPL")
     return action

@@ -4,7 +4,8 @@ import argparse
 from typing import Any
 from urllib.parse import quote
 
-from broker.commands.operator import WHERE, add_where, call
+from broker.commands.key import add_expiry, add_key_id, add_rotated, expiry, named, overlap
+from broker.commands.operator import WHERE, add_action, add_where, call
 
 
 def add(commands: Any) -> None:
@@ -25,15 +26,25 @@ def add(commands: Any) -> None:
         ("show", "show a customer with balance and keys"),
         ("suspend", "stop its trading"),
         ("activate", "let it trade again"),
-        ("key", "issue one more key; its secret is shown once"),
     ):
         action = _action(actions, name, help_)
-        path = {"show": "", "key": "/keys"}.get(name, f"/{name}")
+        path = {"show": ""}.get(name, f"/{name}")
         method = "GET" if name == "show" else "POST"
         action.set_defaults(call=lambda o, method=method, path=path: (method, f"{_one(o)}{path}", None))
+    key = _action(actions, "key", "issue one more key; its secret is shown once")
+    key.add_argument(
+        "--scopes", default="read,trade", metavar="SCOPES", help="what it is good for: read, trade or both [read,trade]"
+    )
+    add_expiry(key)
+    key.set_defaults(
+        call=lambda o: ("POST", f"{_one(o)}/keys", {"scopes": [*filter(None, o.scopes.split(","))]} | expiry(o))
+    )
+    rotate = _action(actions, "rotate", "put a new key in the place of one, which goes on opening for a while")
+    add_rotated(rotate)
+    rotate.set_defaults(call=lambda o: ("POST", f"{_one(o)}/keys/{named(o)}/rotate", overlap(o)))
     revoke = _action(actions, "revoke", "end a key")
-    revoke.add_argument("key_id", help="the part of its token before the point")
-    revoke.set_defaults(call=lambda o: ("DELETE", f"{_one(o)}/keys/{quote(o.key_id, safe='')}", None))
+    add_key_id(revoke)
+    revoke.set_defaults(call=lambda o: ("DELETE", f"{_one(o)}/keys/{named(o)}", None))
     for name, help_ in (("credit", "add cash"), ("debit", "take cash")):
         cash = _action(actions, name, f"{help_}, once for each reference")
         cash.add_argument("amount", help='dollars, like "250.00"')
@@ -45,8 +56,7 @@ def add(commands: Any) -> None:
 
 
 def _action(actions: Any, name: str, help_: str, *, names_one: bool = True) -> argparse.ArgumentParser:
-    action: argparse.ArgumentParser = actions.add_parser(name, help=help_, description=help_)
-    add_where(action)
+    action = add_action(actions, name, help_)
     if names_one:
         action.add_argument("customer_id", help="as `customer create` showed it")
     return action

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from broker import log
 from broker.commands.running import UsageError, run_until_signalled
-from broker.config import Config, default_data
+from broker.config import Config, default_data, from_environment
 from broker.data_folder import shared_webhook_secret
 from broker.exchange import decode_secrets
 from broker.simulator.clock import BadMoment, Clock, parse_moment
@@ -102,7 +102,7 @@ def _clock(text: str | None, frozen: bool) -> Clock:
 
 
 async def _run(settings: ExchangeSettings, stop: asyncio.Event, *, as_json: bool) -> None:
-    text = os.environ.get("BROKER_WEBHOOK_SECRETS") or shared_webhook_secret(default_data())
+    text = from_environment("BROKER_WEBHOOK_SECRETS", os.environ) or shared_webhook_secret(default_data())
     try:
         key = decode_secrets(text)[0]
     except ValueError as error:

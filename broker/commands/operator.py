@@ -4,15 +4,17 @@ import argparse
 import asyncio
 import json
 import os
+import ssl
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from broker.commands.running import UsageError
-from broker.config import default_data
+from broker.config import default_data, from_environment
 from broker.data_folder import read_json
 
 WHERE = "Its URL and admin token are found in the data folder, or given with --url and BROKER_ADMIN_TOKEN."
@@ -26,27 +28,59 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=argparse.SUPPRESS, help=data)
 
 
+def add_action(actions: Any, name: str, help_: str) -> argparse.ArgumentParser:
+    """One of a command's actions, which says where the broker is."""
+    action: argparse.ArgumentParser = actions.add_parser(name, help=help_, description=help_)
+    add_where(action)
+    return action
+
+
 def call(
     options: argparse.Namespace, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float = 10
 ) -> int:
     """Call the operator's API, print the answer, and return the exit code."""
-    url, token = _broker(options)
-    status, answer = asyncio.run(_call(url, token, method, path, body, timeout_s))
+    broker = _broker(options)
+    status, answer = asyncio.run(_call(broker, method, path, body, timeout_s))
     print(json.dumps(answer, indent=2), file=sys.stdout if status < 400 else sys.stderr)
     return 0 if status < 400 else 1
 
 
-def _broker(options: argparse.Namespace) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Broker:
+    """A running broker, and how to make sure that it is the one."""
+
+    url: str
+    token: str
+    tls: ssl.SSLContext | bool
+
+
+def _broker(options: argparse.Namespace) -> _Broker:
     folder = options.data or Path(os.environ.get("BROKER_DATA") or default_data())
-    url = options.url or os.environ.get("BROKER_URL") or read_json(folder / "running.json").get("url")
-    token = os.environ.get("BROKER_ADMIN_TOKEN") or read_json(folder / "secrets.json").get("adminToken")
+    given = options.url or os.environ.get("BROKER_URL")
+    running = read_json(folder / "running.json")
+    url = given or running.get("adminUrl") or running.get("url")
+    token = from_environment("BROKER_ADMIN_TOKEN", os.environ) or read_json(folder / "secrets.json").get("adminToken")
     if not url or not token:
         missing = "URL (--url)" if not url else "admin token (BROKER_ADMIN_TOKEN)"
         why = "may not be read by you" if _is_closed(folder) else "has no running broker"
         raise UsageError(
             f"The folder {folder} {why}, so the broker's {missing} is not known. Give it, or another --data."
         )
-    return str(url), str(token)
+    certificate = None if given else running.get("certificate")
+    return _Broker(str(url), str(token), _only(certificate) if certificate else True)
+
+
+def _only(certificate: str) -> ssl.SSLContext:
+    """Trust this very certificate, whatever name it is for: the broker's own folder says that it is the broker's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
+    try:
+        context.load_verify_locations(certificate)
+    except (OSError, ssl.SSLError) as error:
+        sentence = f"The broker's certificate {certificate} cannot be read. Give the broker's URL with --url."
+        raise UsageError(sentence) from error
+    return context
 
 
 def _is_closed(folder: Path) -> bool:
@@ -54,13 +88,13 @@ def _is_closed(folder: Path) -> bool:
 
 
 async def _call(
-    url: str, token: str, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float
+    broker: _Broker, method: str, path: str, body: Mapping[str, object] | None, timeout_s: float
 ) -> tuple[int, Any]:
-    headers = {"Authorization": f"Bearer {token}"}
+    url, headers = broker.url, {"Authorization": f"Bearer {broker.token}"}
     try:
         async with (
             aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
-            session.request(method, f"{url.rstrip('/')}/admin/v1/{path}", json=body) as response,
+            session.request(method, f"{url.rstrip('/')}/admin/v1/{path}", json=body, ssl=broker.tls) as response,
         ):
             return response.status, await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError) as error:

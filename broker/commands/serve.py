@@ -3,11 +3,12 @@
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
+
+import structlog
 
 from broker import config as configuration
 from broker import log
@@ -44,6 +45,8 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageError(f"--demo takes a number of customers from 0 to {_DEMO_MAX}, not {options.demo}.")
     config = configuration.load(vars(options), os.environ)
     log.configure(config.log_level)
+    for name in configuration.unknown_variables(os.environ):
+        structlog.get_logger().warning("config.unknown_variable", name=name)
 
     async def on_ready(running: Running) -> None:
         customers = await demo_customers(running, options.demo) if options.demo else []
@@ -58,6 +61,7 @@ def _ready_json(running: Running, customers: Sequence[DemoCustomer]) -> str:
         {
             "event": "ready",
             "url": running.url,
+            "adminUrl": running.admin_url,
             "adminToken": running.admin_token,
             "exchangeUrl": running.exchange_url,
             "database": running.dsn,
@@ -76,10 +80,12 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
         f"stockbroker {version('stockbroker')} is ready.",
         "",
         f"  API          {running.url}  (described at {running.url}/docs)",
-        f"  Admin token  {running.admin_token}",
-        f"  Exchange     {running.exchange_url}  ({market})",
-        f"  Database     {_without_password(running.dsn)}  ({kept})",
+        f"  Admin token  {_admin_token(running, config, bool(customers))}",
+        f"  Exchange     {log.redacted(running.exchange_url)}  ({market})",
+        f"  Database     {log.redacted(running.dsn)}  ({kept})",
     ]
+    if running.admin_url != running.url:
+        lines.insert(4, f"  Operators    {running.admin_url}")
     if customers:
         lines += ["", "Demo customers, with $100,000.00 each to begin with:"]
         lines += [f"  customer {each.customer_id}  token {each.token}" for each in customers]
@@ -88,7 +94,7 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
         lines += [
             "",
             "Place a trade, then look at it and at the money:",
-            f"  curl -s -X POST {running.url}/api/v1/trades {header} -d '{order}'",
+            f"  curl -s -X POST {running.url}/api/v1/trades {header} -H 'Content-Type: application/json' -d '{order}'",
             f"  curl -s {running.url}/api/v1/trades {header}",
             f"  curl -s {running.url}/api/v1/balance {header}",
             f"  curl -s {running.url}/api/v1/positions {header}",
@@ -100,6 +106,13 @@ def _banner(running: Running, customers: Sequence[DemoCustomer], config: Config)
             f"What there is to trade: curl -s {running.exchange_url}/v1/symbols",
         ]
     return "\n".join([*lines, "", "Stop with Ctrl-C."])
+
+
+def _admin_token(running: Running, config: Config, is_demo: bool) -> str:
+    """Shown to whoever looks at a terminal, or wanted a demo; anything else that prints may be kept as a log."""
+    if is_demo or sys.stdout.isatty():
+        return running.admin_token
+    return "given by you" if config.admin_token else f"in {running.folder.path / 'secrets.json'}"
 
 
 def _clock(config: Config) -> str:
@@ -114,8 +127,3 @@ def _say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _without_password(dsn: str) -> str:
-    """A DSN as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", re.sub(r"(password=)\S+", r"\1***", dsn))

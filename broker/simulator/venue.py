@@ -192,9 +192,9 @@ class Venue:
         try:
             self._journal.append(self._unwritten)
         except OSError as error:
-            if self._broken is None:
+            was, self._broken = self._broken, f"the journal cannot be written: {error}"
+            if was is None:
                 log.error("journal.failed", error=str(error))
-            self._broken = f"the journal cannot be written: {error}"
             return False
         self._unwritten.clear()
         if self._broken is not None:
