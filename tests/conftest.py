@@ -4,13 +4,14 @@ import asyncio
 import gc
 import itertools
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 import asyncpg
@@ -32,8 +33,40 @@ from tests import documented
 
 raise_open_files()  # a test with 1,000 clients holds both ends of their connections
 log.configure("error")  # what a test expects to fail is no news
-settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+_LOGGING = structlog.get_config()
+settings.register_profile(
+    "ci",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize="TEST_SEED" not in os.environ,
+)
 settings.load_profile("ci")
+
+
+def the_seed() -> int:
+    """What a test that rolls dice begins with: every run is the same, and TEST_SEED=… makes another one."""
+    return int(os.environ.get("TEST_SEED", "20261127"))
+
+
+@contextmanager
+def logging_at(level: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Log otherwise for a while. What the log goes to afterwards is not the stream that is captured for one test."""
+    log.configure(level, stream)
+    try:
+        yield
+    finally:
+        log.configure("error")
+        structlog.configure(**_LOGGING)
+
+
+_LONG = ("tests/chaos/", "tests/sim/", "tests/property/test_core_machine.py", "tests/acceptance/")
+"""What takes longest begins first: else one worker ends alone with it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first, each file as a whole, and otherwise in their order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
@@ -193,7 +226,7 @@ async def run_broker(config: Config) -> AsyncIterator[Broker]:
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         await task
-    connector = aiohttp.TCPConnector(limit=2000)
+    connector = aiohttp.TCPConnector(limit=2000, keepalive_timeout=5)  # the broker keeps them for longer than that
     async with aiohttp.ClientSession(connector=connector) as http:
         try:
             yield Broker(ready.result(), http, ready.result().dsn, config)
@@ -213,10 +246,15 @@ def config(dsn: str, tmp_path: Path) -> Config:
         database=dsn,
         data=tmp_path / "data",
         log_level="error",
-        keepalive_s=10.0,
+        keepalive_s=600.0,
+        head_wait_s=60.0,
+        body_wait_s=60.0,
+        answer_wait_s=60.0,
         shards=2,
         place_wait_s=15.0,
         order_wait_s=15.0,
+        queue_wait_s=15.0,
+        auth_failures_per_minute=100_000,  # all tests come from one address
     )
 
 

@@ -13,6 +13,7 @@ from broker.api.docs import DocsApi
 from broker.assembly import assemble
 from broker.config import Config
 from broker.db import Database
+from broker.listeners import Urls
 
 Json = dict[str, Any]
 
@@ -21,8 +22,9 @@ Json = dict[str, Any]
 def app() -> web.Application:
     """The application with all its routes, of a broker that was assembled and never ran."""
     nothing = cast(Any, None)
-    config = Config(admin_token="nobody")
-    parts = assemble(config, "http://broker", "http://exchange", [], Database("", config), nothing, nothing)
+    config = Config(admin_token="nobody-at-all-is-it")
+    urls = Urls.all_on("http://broker")
+    parts = assemble(config, urls, "http://exchange", [], Database("", config), nothing, nothing)
     for each in parts.work:
         each.close()
     return parts.app

@@ -37,7 +37,8 @@ class GroupWorld:
     def decide(self, command: Command) -> Decided:
         """One batch with one command."""
         world = conditions(self.market, self.controls, self.policy, self.now)
-        batch = Batch({self.holder.customer_id: self.holder}, self.trades, Known(), world, CONFIG)
+        self.holder.ended = self.trades
+        batch = Batch({self.holder.customer_id: self.holder}, Known(), world, CONFIG)
         reply: asyncio.Future[object] = _Answer()  # type: ignore[assignment]
         decided = batch.decide([Item(self.holder.customer_id, command, reply, 0)], advance=True)
         for event in decided.events:

@@ -22,6 +22,8 @@ from broker.core.signing import encode_secret
 
 BROKER = Path(sys.executable).with_name("broker")
 SECRET = encode_secret(bytes(range(32)))
+PATIENT = ["--place-wait-s", "20"]
+"""For tests in which no trade may be refused: a machine that stands still for a moment is no fault of the broker's."""
 TERMINAL = {"FILLED", "REJECTED", "CANCELLED", "EXPIRED", "REPLACED"}
 
 
@@ -175,6 +177,7 @@ class OrderClients:
     system: System
     rng: random.Random
     acknowledged: dict[str, str] = field(default_factory=dict)  # order id -> the last status that was heard
+    cancelled: set[str] = field(default_factory=set)  # ids of orders whose cancellation was taken
     heard: "Counter[str]" = field(default_factory=Counter)
 
     async def run(self, clients: int, steps: int) -> None:
@@ -196,6 +199,8 @@ class OrderClients:
                 answer = await self._call(http, customer, "POST", "", order_of(rng))
             elif act == "cancel":
                 answer = await self._call(http, customer, "DELETE", f"/{order_id}")
+                if answer is not None and answer.get("id"):
+                    self.cancelled.add(answer["id"])
             else:
                 body = {"quantity": rng.randint(1, 30), "price": f"{rng.randint(200, 330)}.00"}
                 answer = await self._call(http, customer, "PATCH", f"/{order_id}", body)

@@ -13,12 +13,10 @@ import aiohttp
 import pytest
 
 from broker.config import Config
-from tests.acceptance.system import Clients, System, all_end, check, reaches
+from tests.acceptance.system import PATIENT, Clients, System, all_end, check, reaches
+from tests.conftest import eventually, the_seed
 
 pytestmark = pytest.mark.timeout(180)
-
-PATIENT = ["--place-wait-s", "20"]
-"""For tests in which no trade may be refused: a machine that stands still for a moment is no fault of the broker's."""
 
 
 async def test_64_clients_place_10000_trades_for_500_customers(tmp_path: Path) -> None:
@@ -55,7 +53,7 @@ async def reached_the_exchange_in_order(system: System) -> None:
 
 @pytest.mark.parametrize("what", ["broker", "postgres", "exchange"])
 async def test_kill_9_in_the_middle_loses_nothing_and_settles_nothing_twice(what: str, tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
+    seed = the_seed()
     print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
     rng = random.Random(seed)
     async with System(tmp_path) as system:
@@ -99,7 +97,7 @@ async def test_whatever_the_exchange_does_the_end_is_the_same(faults: list[str],
 
 
 async def test_an_idempotency_key_holds_across_kill_9(tmp_path: Path) -> None:
-    async with System(tmp_path) as system, aiohttp.ClientSession() as http:
+    async with System(tmp_path, flags=PATIENT) as system, aiohttp.ClientSession() as http:
 
         async def place(quantity: int) -> tuple[int, Any, str | None]:
             headers = {"Idempotency-Key": "k1", "Authorization": f"Bearer {system.ready['customers'][0]['token']}"}
@@ -127,7 +125,10 @@ async def test_a_frozen_database_is_a_503_within_two_seconds_and_nothing_is_half
                 assert response.status == 201 or answer["code"] == "database_unavailable", answer
                 return response.status, response.headers.get("Retry-After"), time.monotonic() - began
 
-        assert (await call("POST", "/api/v1/trades", tokens[0]))[0] == 201
+        async def is_placed() -> bool:
+            return (await call("POST", "/api/v1/trades", tokens[0]))[0] == 201
+
+        await eventually(is_placed, 30)
         await system.signal_postgres(signal.SIGSTOP)
         try:
             calls = [call("POST", "/api/v1/trades", token) for token in tokens]

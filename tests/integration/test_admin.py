@@ -18,7 +18,7 @@ async def create(broker: Broker, **fields: object) -> Answer:
 
 async def post_raw(broker: Broker, path: str, body: str) -> Answer:
     """A body that Python's json would not write."""
-    headers = {"Authorization": f"Bearer {broker.running.admin_token}"}
+    headers = {"Authorization": f"Bearer {broker.running.admin_token}", "Content-Type": "application/json"}
     async with broker.http.post(broker.running.url + path, data=body.encode(), headers=headers) as response:
         return response.status, await response.json()
 
@@ -79,7 +79,13 @@ async def test_a_customer_needs_no_more_than_a_request(broker: Broker) -> None:
         "status": "active",
         "createdAt": shown["createdAt"],
     }
-    assert key == {"keyId": created["keyId"], "createdAt": key["createdAt"], "revokedAt": None}
+    assert key == {
+        "keyId": created["keyId"],
+        "scopes": ["read", "trade"],
+        "createdAt": key["createdAt"],
+        "expires_at": None,
+        "revokedAt": None,
+    }
     assert balance == {
         "customerId": created["customerId"],
         "amount": "0.00",

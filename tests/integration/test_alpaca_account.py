@@ -134,6 +134,7 @@ async def test_a_suspended_customer_looks_but_does_not_trade(broker: Broker) -> 
 # ------------------------------------------------------------------ account
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_the_account_has_alpacas_figures(broker: Broker) -> None:
     client = await bot(broker)
     before = await ok(client, "account")

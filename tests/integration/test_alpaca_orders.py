@@ -211,7 +211,8 @@ async def test_what_is_no_order_is_said_in_alpacas_words(
 
 async def test_a_body_that_is_no_json_is_a_400(broker: Broker) -> None:
     client = await bot(broker)
-    async with client.http.post(client.url + ORDERS, data=b"{", headers=client.headers) as response:
+    headers = {**client.headers, "Content-Type": "application/json"}
+    async with client.http.post(client.url + ORDERS, data=b"{", headers=headers) as response:
         error = await response.json()
     assert (response.status, error["code"]) == (400, 40010000)
     status, error = await client.call("POST", ORDERS, [1])

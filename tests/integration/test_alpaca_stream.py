@@ -533,6 +533,20 @@ async def test_listening_replaces_what_was_listened_to(broker: Broker) -> None:
         assert words(await updates(socket, "rejected")) == ["pending_new", "rejected"]
 
 
+async def test_who_listens_again_and_again_sends_requests(with_settings: Callable[..., Config]) -> None:
+    """Each reads the database. The first time is a part of opening the stream."""
+    async with run_broker(with_settings(requests_per_second=1, requests_burst=5)) as broker:
+        client = await broker.customer()
+        heard: list[WSMsgType] = []
+        async with listening(client) as socket:
+            for streams in [[], ["trade_updates"]] * 40:
+                await socket.send_json({"action": "listen", "data": {"streams": streams}})
+            while not heard or heard[-1] is WSMsgType.TEXT:
+                heard.append((message := await socket.receive(WITHIN_S)).type)
+        assert (heard[-1], message.data) == (WSMsgType.CLOSE, 1008)
+        assert 7 <= len(heard) < 60, "it was off five times or some more, and then came verdict and close"
+
+
 async def test_what_makes_no_sense_ends_nothing(broker: Broker) -> None:
     client = await broker.customer()
     async with listening(client) as socket:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import msgpack
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
@@ -19,11 +20,11 @@ from websockets.legacy import client as legacy
 
 from broker.config import Config
 from broker.core import signing
-from broker.core.bars import minute_of
+from broker.core.bars import day_of, minute_of
 from tests.conftest import Broker, Client, narrow, run_broker
 from tests.integration.test_webhook import KEY, QuietExchange
 
-WITHIN_S = 5.0
+WITHIN_S = 30.0
 CONNECTED = {"T": "success", "msg": "connected"}
 AUTHENTICATED = {"T": "success", "msg": "authenticated"}
 NOTHING: dict[str, list[str]] = {
@@ -173,10 +174,16 @@ async def told_broker(
 
 
 async def in_the_last_minute() -> datetime:
-    """A moment in the minute before this one, of which late trades are still counted for some seconds."""
-    while (now := datetime.now(UTC)).second >= 50:
+    """A moment in the minute before this one, of which late trades are still counted for some seconds.
+
+    It is of the same day in New York, so never in the first minute of one.
+    """
+    while True:
+        now = datetime.now(UTC)
+        at = minute_of(now) - timedelta(seconds=1)
+        if now.second < 50 and day_of(at) == day_of(now):
+            return at
         await asyncio.sleep(0.5)
-    return minute_of(now) - timedelta(seconds=1)
 
 
 def time_of(message: Any, *, packed: bool) -> datetime:
@@ -308,6 +315,41 @@ async def test_a_key_in_the_handshake_is_enough(broker: Broker, packed: bool) ->
         await stream.ended()
 
 
+async def test_silent_sockets_keep_nobody_out_whose_handshake_has_a_key(with_settings: Callable[..., Config]) -> None:
+    settings = with_settings(stream_strangers_max=3, stream_address_strangers_max=2, stream_refusal_s=0.1)
+    async with run_broker(settings) as broker:
+        client = await broker.customer()
+        key, secret = credentials(client)
+        headers = {"APCA-API-KEY-ID": key, "APCA-API-SECRET-KEY": secret}
+        async with connected(client), connected(client):
+            async with connected(client, **headers) as stream:
+                assert await stream.hear() == AUTHENTICATED
+            for wrong in ({}, headers | {"APCA-API-SECRET-KEY": "no"}, {"APCA-API-KEY-ID": key}):
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+                    async with connected(client, **wrong):
+                        pass
+                assert refusal.value.status == 503
+
+
+async def test_a_wrong_key_in_the_handshake_is_one_failure(with_settings: Callable[..., Config]) -> None:
+    async with run_broker(with_settings(auth_failures_per_minute=3, stream_refusal_s=0.1)) as broker:
+        client = await broker.customer()
+        key, _ = credentials(client)
+        assert (await client.call("GET", "/api/v1/balance"))[0] == 200  # it is in memory
+        headers = {"Authorization": f"Bearer {key}.no"}
+        async with connected(client, **{"APCA-API-KEY-ID": key, "APCA-API-SECRET-KEY": "no"}) as stream:
+            assert await stream.hear() == error(402, "auth failed")
+        statuses = []
+        for _ in range(3):
+            async with client.http.get(client.url + "/api/v1/balance", headers=headers) as response:
+                statuses.append(response.status)
+        assert statuses == [401, 401, 429]
+
+
+def test_one_address_has_a_small_share_of_those_who_say_nothing() -> None:
+    assert Config().stream_address_strangers_max * 20 <= Config().stream_strangers_max
+
+
 async def test_what_is_said_before_the_key_is_refused(with_settings: Callable[..., Config]) -> None:
     async with run_broker(with_settings(stream_refusal_s=0.1, stream_auth_s=30.0)) as broker:
         client = await broker.customer()
@@ -357,11 +399,11 @@ async def test_symbols_and_streams_are_limited(with_settings: Callable[..., Conf
 
 
 async def test_a_slow_client_holds_up_nobody_and_is_cut_off(with_settings: Callable[..., Config]) -> None:
-    settings = with_settings(stream_stall_s=0.5, stream_buffer_max=4096, stream_ping_s=60.0)
+    settings = with_settings(stream_stall_s=2.0, stream_buffer_max=4096, stream_ping_s=60.0)
     async with run_broker(settings) as broker:
         client = await broker.customer()
         async with narrow(client) as behind, authenticated(behind) as slow, authenticated(client) as quick:
-            for stream in (slow, quick):
+            for stream in (quick, slow):
                 await stream.say(action="subscribe", quotes=["*"], trades=["*"])
                 await stream.hear()
             transport = slow.ws._response.connection.transport  # type: ignore[union-attr]
@@ -403,7 +445,7 @@ async def test_the_official_client_follows_quotes_and_trades(broker: Broker) -> 
     stream.subscribe_trades(take, "AAPL")
     running = asyncio.create_task(asyncio.to_thread(stream.run))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             while {type(each) for each in heard} != {Quote, Trade}:
                 await asyncio.sleep(0.05)
     finally:

@@ -10,10 +10,9 @@ import pytest
 from aiohttp import web
 
 import broker.assembly
-from broker import log
 from broker.config import Config
 from broker.db import Database, DatabaseUnavailable
-from tests.conftest import Broker, Client, eventually, run_broker
+from tests.conftest import Broker, Client, eventually, logging_at, run_broker
 
 UNAUTHORIZED = (401, "unauthorized")
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/openapi-alpaca.json", "/docs"}
@@ -56,6 +55,8 @@ async def issue_key(broker: Broker, customer: Client) -> Client:
         "keyId": issued["keyId"],
         "secret": issued["secret"],
         "token": f"{issued['keyId']}.{issued['secret']}",
+        "scopes": ["read", "trade"],
+        "expires_at": None,
     }
     return Client(broker.http, broker.running.url, issued["token"], customer.customer_id)
 
@@ -310,9 +311,8 @@ async def test_the_database_holds_hashes_and_no_secret(broker: Broker) -> None:
 def logged() -> Iterator[io.StringIO]:
     """All that is logged, down to the last detail."""
     stream = io.StringIO()
-    log.configure("debug", stream)
-    yield stream
-    log.configure("error")
+    with logging_at("debug", stream):
+        yield stream
 
 
 async def test_no_secret_is_logged_whatever_goes_wrong(logged: io.StringIO, config: Config) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ TRADES = "/api/v1/trades"
 WEBHOOK = "/webhooks/exchange"
 BODY_MAX = Config().body_max
 ANSWER_WITHIN_S = 10.0
-WORK_MAX_S = 0.1
+WORK_MAX_S = 0.3
 """Seconds of work that anybody else has to wait for: the loop's own time, so that a busy machine is not blamed."""
 
 
@@ -96,6 +96,15 @@ async def read_answer(reader: asyncio.StreamReader, *, has_body: bool = True) ->
 
 
 async def send(broker: Broker, data: bytes) -> Answer:
+    for _ in range(5):
+        with suppress(
+            ConnectionResetError
+        ):  # what was not read of a request when it was refused takes the answer along
+            return await _send(broker, data)
+    return await _send(broker, data)
+
+
+async def _send(broker: Broker, data: bytes) -> Answer:
     async with asyncio.timeout(ANSWER_WITHIN_S), connected(broker) as (reader, writer):
         writer.write(data)
         return await read_answer(reader, has_body=not data.startswith(b"HEAD"))
@@ -153,6 +162,7 @@ NOT_JSON: dict[str, bytes | str] = {
     "-Infinity": order(quantity="-Infinity"),
     "4301 digits": order(quantity="1" * 4301),
     "60,000 digits": order(quantity="9" * 60_000),
+    "an exponent of 20 digits": order(quantity="1e" + "9" * 20),
     "60,000 decimals": order(quantity="1." + "9" * 60_000),
     "a leading zero": order(quantity="010"),
     "a plus": order(quantity="+10"),
@@ -280,10 +290,12 @@ REFUSED = {
             "a bomb for the webhook": request("POST", WEBHOOK, bomb(800), "Content-Encoding: gzip"),
         },
     ),
+    **rows(431, "headers_too_large", {"40,000 bytes": post(order(), "X: " + "a" * 40_000)}),
+    **rows(414, "url_too_long", {"40,000 bytes": request("GET", "/" + "a" * 40_000)}),
     **rows(404, "no_such_route", {"a bomb": request("POST", "/", bomb(800), "Content-Encoding: gzip")}),
 }
 
-# Refused by the HTTP parser before there is a request: in its own words, on a connection that it then closes.
+# Refused by the HTTP parser before there is a request, on a connection that is then closed.
 MALFORMED_HTTP = {
     "a newline in a key": post(order(), "Idempotency-Key: a\nX: b"),
     "a carriage return in a key": post(order(), "Idempotency-Key: a\rX: b"),
@@ -297,9 +309,7 @@ MALFORMED_HTTP = {
     "a length that is none": post(order(), "Content-Length: 0x10", length=False),
     "a chunk without a size": post(b"zz\r\n", "Transfer-Encoding: chunked", length=False),
     "a chunk longer than its size": post(b"1\r\nabc\r\n0\r\n\r\n", "Transfer-Encoding: chunked", length=False),
-    "a header of 40,000 bytes": post(order(), "X: " + "a" * 40_000),
     "200 headers": post(order(), *["X: a"] * 200),
-    "a path of 40,000 bytes": request("GET", "/" + "a" * 40_000),
     "no path": request("GET", "*"),
     "raw UTF-8 in the path": request("GET", "/ä"),
     "a space in the path": request("GET", f"{TRADES} x"),
@@ -324,10 +334,11 @@ async def test_bad_input_changes_nothing_is_named_and_delays_nobody(broker: Brok
                     wrong.append((name, answer))
             for name, data in MALFORMED_HTTP.items():
                 answer = await send(broker, data.replace(b"TOKEN", token))
-                if answer.status != 400:
+                if answer.status != 400 or not answer.is_error("malformed_http"):
                     wrong.append((name, answer))
     assert wrong == []
-    assert logs == [], "what a client gets wrong is no news: anybody could fill the disk"
+    noted = [entry for entry in logs if entry["event"].startswith("request.")]
+    assert noted == [], "what a client gets wrong is no news: anybody could fill the disk"
     assert await everything(broker) == before
     _, placed = await customer.place("BUY", "AAPL", 1)
     assert (await customer.ended(placed["tradeId"]))["status"] == "FILLED"
@@ -387,7 +398,10 @@ async def test_a_body_that_drips_is_cut_off(with_settings: Callable[..., Config]
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST /api/v1/trades HTTP/1.1\r\nHost: b"])
 async def test_a_connection_that_sends_no_request_is_closed(sent: bytes, with_settings: Callable[..., Config]) -> None:
-    async with run_broker(with_settings(keepalive_s=0.2)) as broker, connected(broker) as (reader, writer):
+    async with (
+        run_broker(with_settings(keepalive_s=0.2, head_wait_s=0.2)) as broker,
+        connected(broker) as (reader, writer),
+    ):
         writer.write(sent)
         async with asyncio.timeout(ANSWER_WITHIN_S):
             assert await reader.read() == b""

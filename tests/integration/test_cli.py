@@ -27,7 +27,7 @@ from broker.verify import rules
 from tests.conftest import Broker, eventually, run_broker
 
 BROKER = Path(sys.executable).with_name("broker")
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 STOPS_WITHIN_S = 15.0
 AT_ONCE = asyncio.Semaphore(3)
 """Processes that start at the same time: each takes half a second of one core."""
@@ -160,7 +160,7 @@ async def test_it_tells_its_version() -> None:
 async def test_ready_is_one_line_of_json_with_what_a_program_needs(served: tuple[Serving, Path]) -> None:
     ready = served[0].ready
     assert served[0].printed.count("\n") == 1
-    assert list(ready) == ["event", "url", "adminToken", "exchangeUrl", "database", "customers"]
+    assert list(ready) == ["event", "url", "adminUrl", "adminToken", "exchangeUrl", "database", "customers"]
     assert ready["event"] == "ready"
     assert len(ready["customers"]) == 2
     async with aiohttp.ClientSession() as http:
@@ -415,6 +415,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.timeout(400)
 async def test_what_cannot_be_done_is_said_in_a_sentence(dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     write_private(file, {})

@@ -358,25 +358,75 @@ async def test_the_answer_says_plainly_that_some_were_not_reached(
 async def test_without_the_database_the_switch_holds_and_says_that_it_is_not_stored(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No query at all is answered; the audit log gets what it lacks when they are again."""
     customer = await broker.customer()
-    fetch = Database.fetch
+    own = f"customer:{customer.customer_id}"
+    assert (await bought(customer))[0] == "FILLED"
+    recorded = len(await operators_records(broker))
 
-    async def away(self: Database, name: str, *arguments: object) -> Any:
-        if name in {"engage_control", "customer", "controls"}:
-            raise DatabaseUnavailable("away")
-        return await fetch(self, name, *arguments)
+    async def away(*_: object) -> Any:
+        raise DatabaseUnavailable("away")
 
     monkeypatch.setattr(Database, "fetch", away)
-    for scope in ("all", f"customer:{customer.customer_id}"):
+    for scope in ("all", own):
         status, answer = await switch(broker, scope, "no database")
         assert (status, answer["code"]) == (503, "database_unavailable")
         assert answer["error"].startswith(f"{scope} is on in this broker from now on, but the database does not answer")
-    assert await bought(customer) == ("REJECTED", "trading stopped: no database.")
+    _, placed = await customer.place("BUY", "AAPL", 1)
+    status, answer = await release(broker, own)  # what lets somebody trade is not done without its record
+    assert (status, answer["code"]) == (503, "audit_unavailable")
+    _, listed = await broker.operator.call("GET", CONTROLS)
+    assert [each["scope"] for each in listed["controls"]] == ["all", own]
     monkeypatch.undo()
+    trade = await customer.ended(placed["tradeId"])
+    assert (trade["status"], trade["reason"]) == ("REJECTED", "trading stopped: no database.")
 
     async def stored() -> bool:
         rows = await broker.fetch("SELECT scope FROM control ORDER BY scope")
-        return [row["scope"] for row in rows] == ["all", f"customer:{customer.customer_id}"]
+        return [row["scope"] for row in rows] == ["all", own]
+
+    await eventually(stored)
+    assert (await release(broker, "all"))[0] == 200
+    found = (await operators_records(broker))[recorded:]
+    assert [(each["action"], content.get("path"), content.get("status")) for each, content in found] == [
+        ("asked", f"{CONTROLS}/all", None),
+        ("answered", None, 503),
+        ("asked", f"{CONTROLS}/{own}", None),
+        ("answered", None, 503),
+        ("asked", f"{CONTROLS}/all", None),
+        ("answered", None, 200),
+    ]
+    assert ["at" in content for _, content in found] == [True] * 4 + [False] * 2
+
+
+async def operators_records(broker: Broker) -> list[tuple[Any, Any]]:
+    """The audit log of operators, each record with its content."""
+    _, page = await broker.operator.call("GET", "/admin/v1/audit?after=0&limit=500")
+    return [(each, json.loads(each["content"])) for each in page["records"]]
+
+
+async def test_without_the_database_a_suspended_customer_is_stopped_by_its_switch(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = await broker.customer()
+    assert (await bought(customer))[0] == "FILLED"
+
+    async def away(*_: object) -> Any:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(Database, "fetch", away)
+    status, answer = await broker.operator.call("POST", f"/admin/v1/customers/{customer.customer_id}/suspend")
+    assert (status, answer["code"]) == (503, "database_unavailable")
+    assert f"the switch customer:{customer.customer_id} is on" in answer["error"]
+    _, listed = await broker.operator.call("GET", CONTROLS)
+    assert [each["scope"] for each in listed["controls"]] == [f"customer:{customer.customer_id}"]
+    monkeypatch.undo()
+    assert await bought(customer) == ("REJECTED", "trading stopped: the account is suspended.")
+
+    async def stored() -> bool:
+        return [row["scope"] for row in await broker.fetch("SELECT scope FROM control")] == [
+            f"customer:{customer.customer_id}"
+        ]
 
     await eventually(stored)
 

@@ -216,6 +216,7 @@ async def test_while_orders_stay_open_it_waits_halted_and_goes_on_when_asked_aga
         assert refused["reason"] == "symbol halted: split of AAPL, corporate action s."
         assert await positions(one) == {"AAPL": 10}
         monkeypatch.setattr(FanOut, "cancel", cancel)
+        monkeypatch.setattr(CorporateActions, "cancel_wait_s", 30.0)
         assert (await carry_out(broker, split)) == (201, done(SPLIT, cancelled_orders=1, holders=1, adjusted=1))
         assert (await switches(broker), await positions(one)) == ({}, {"AAPL": 20})
         await broker.books_are_right()

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ import pytest
 from broker.batch import Overloaded
 from broker.config import Config
 from broker.core.messages import Report, ReportType
+from broker.core.trading import ASKED
 from broker.core.types import Fill, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase
 from broker.dispatch import Dispatcher
 from broker.exchange import ExchangeUnavailable, Refused
 from broker.metrics import Metrics
-from tests.builders import FixedMarket, account, dollars, working
+from broker.shards import BrokenRule
+from tests.builders import FixedMarket, account, dollars, trade_id, working
 from tests.conftest import eventually
 
 
@@ -72,10 +75,19 @@ class Floor:
         self.exchange = ScriptedExchange()
         self.taken: list[Report] = []
         self.refuse_takes = 0
+        self.away = 0  # so often the database does not answer
+        self.ended: set[TradeId] = set()  # by another broker
+        self.cancelled: set[TradeId] = set()
         self.refusal: Exception = Overloaded("full")
         self.metrics = Metrics()
-        self.desk = Dispatcher(self.exchange, "sim", self.take, config, self.metrics, random.Random(1))
-        self.desk._now = self.clock = Clock()  # type: ignore[method-assign]
+        self.desk = Dispatcher(self.exchange, "sim", self.take, self.at_work, config, self.metrics, random.Random(1))
+        self.desk._now = self.desk._strays._now = self.desk._reports._now = self.clock = Clock()  # type: ignore[method-assign]
+
+    async def at_work(self, trade_ids: Sequence[TradeId]) -> dict[TradeId, bool]:
+        if self.away:
+            self.away -= 1
+            raise DatabaseUnavailable("away")
+        return {each: each in self.cancelled for each in trade_ids if each not in self.ended}
 
     async def take(self, reports: Sequence[Report]) -> None:
         if self.refuse_takes:
@@ -134,7 +146,7 @@ async def test_a_started_trade_is_sent_and_asked_about_when_nothing_comes_back()
     async with floor() as here:
         trade = a_trade()
         here.exchange.states[trade.trade_id] = [filled(trade)]
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.heard(filled(trade))
         await here.called(("execute", 1), ("lookup", 1))
         assert here.metrics.registry.get_sample_value("broker_sweep_findings_total", {"found": "known"}) == 1
@@ -143,15 +155,133 @@ async def test_a_started_trade_is_sent_and_asked_about_when_nothing_comes_back()
 async def test_an_unanswered_order_is_asked_about_before_it_is_sent_again() -> None:
     async with floor() as here:
         here.exchange.execute_fails = 2
-        here.desk.send(a_trade())
+        here.desk.send(a_trade(), here.clock.now)
         await here.called(("execute", 1), ("lookup", 1), ("execute", 1), ("lookup", 1), ("execute", 1))
 
 
 async def test_while_the_exchange_does_not_answer_questions_nothing_is_sent_again() -> None:
     async with floor() as here:
         here.exchange.execute_fails, here.exchange.lookup_fails = 1, 5
-        here.desk.send(a_trade())
+        here.desk.send(a_trade(), here.clock.now)
         await here.called(("execute", 1), *[("lookup", 1)] * 6, ("execute", 1))
+
+
+async def test_31_what_waited_too_long_to_be_sent_is_looked_up_first() -> None:
+    """This broker stood still with orders that were about to go out, and another one has dealt with them meanwhile."""
+    async with floor(exchange_timeout_s=5.0) as here:
+        ended, cancelled = a_trade(), replace(a_trade(), trade_id=trade_id(2))
+        here.ended.add(ended.trade_id)
+        here.cancelled.add(cancelled.trade_id)
+        for trade in (ended, cancelled):
+            here.desk.send(trade, here.clock.now)
+        here.clock.now += 60
+        given_up = Report(cancelled.trade_id, ReportType.CANCELLED, "sim", None, None, 0, ASKED, never_taken=True)
+        await here.heard(given_up)
+        assert not [call for call, _ in here.exchange.calls if call == "execute"]
+        assert ended.trade_id not in here.desk._watched
+
+
+async def test_31_what_goes_out_again_is_looked_up_first() -> None:
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.execute_fails = 1
+        here.ended.add(trade.trade_id)
+        here.desk.send(trade, here.clock.now)
+        await here.called(("execute", 1), ("lookup", 1))
+        await eventually(lambda: _true(trade.trade_id not in here.desk._watched))
+        assert here.exchange.calls.count(("execute", 1)) == 1
+
+
+async def test_31_while_the_database_is_away_nothing_doubtful_goes_out() -> None:
+    async with floor() as here:
+        here.exchange.execute_fails, here.away = 1, 3
+        here.desk.send(a_trade(), here.clock.now)
+        await eventually(lambda: _true(here.exchange.calls.count(("execute", 1)) == 2), within_s=20)
+        assert here.exchange.calls[0] == ("execute", 1)
+        assert here.exchange.calls.count(("lookup", 1)) >= 4
+
+
+async def test_reports_of_a_trade_that_one_of_them_ended_are_asked_for_until_all_are_taken() -> None:
+    """Of three executions the second ended the trade, the third was not taken: nobody else would ask for it."""
+    async with floor() as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.refuse_takes = 3
+        here.desk.send(trade, here.clock.now)
+        await eventually(lambda: _true(here.refuse_takes < 3))
+        here.desk.done(trade.trade_id)
+        await here.heard(filled(trade))
+
+
+async def test_what_the_exchange_denies_right_after_it_spoke_of_it_is_not_believed_at_once() -> None:
+    """It took an execution back, and comes from a restart blind: its word answered now, the bust would be lost."""
+    async with floor() as here:
+        trade = a_trade()
+        with pytest.raises(ExchangeUnavailable, match="1 of 1 orders that the exchange spoke of it does not know"):
+            await here.desk.ask([trade.trade_id])
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        await here.desk.ask([trade.trade_id])
+        assert here.taken == [filled(trade)]
+
+
+async def test_what_the_exchange_goes_on_denying_is_believed() -> None:
+    async with floor(recent_trades_max=2) as here:
+        first, second, third = [trade_id(number) for number in (1, 2, 3)]
+        for each in (first, second, third):  # of no more than these it remembers since when
+            with pytest.raises(ExchangeUnavailable):
+                await here.desk.ask([each])
+        here.clock.now += 0.4
+        await here.desk.ask([second, third])
+        with pytest.raises(ExchangeUnavailable):
+            await here.desk.ask([first])
+        with pytest.raises(ExchangeUnavailable):  # it was believed: this is another denial
+            await here.desk.ask([second])
+
+
+async def test_of_two_that_it_denies_in_turns_both_are_believed_in_the_end() -> None:
+    """Each time the one has insisted, the other one has not yet: neither begins anew for that."""
+    async with floor() as here:
+        first, second = trade_id(1), trade_id(2)
+        with pytest.raises(ExchangeUnavailable):
+            await here.desk.ask([first])
+        here.clock.now += 0.2
+        for _ in range(2):
+            with pytest.raises(ExchangeUnavailable):
+                await here.desk.ask([first, second])
+            here.clock.now += 0.25
+        await here.desk.ask([first, second, first])
+
+
+async def test_a_denial_of_long_ago_makes_no_new_one_believed() -> None:
+    async with floor() as here:
+        with pytest.raises(ExchangeUnavailable):
+            await here.desk.ask([trade_id(1)])
+        here.clock.now += 10_000
+        with pytest.raises(ExchangeUnavailable):
+            await here.desk.ask([trade_id(1)])
+
+
+async def test_a_cancel_of_what_another_broker_has_sent_goes_to_the_exchange() -> None:
+    """We never sent it, since our places were taken: the other one took it up, and the exchange has it."""
+    async with floor() as here:
+        trade = a_trade()
+        trade.acknowledged = True
+        here.exchange.states[trade.trade_id] = []
+        here.desk.send(trade, here.clock.now)
+        here.desk.cancel(trade)
+        await eventually(lambda: _true(("cancel", 1) in here.exchange.calls), within_s=20)
+        assert here.taken == [], "it must not end before the exchange has ended it"
+        assert ("execute", 1) not in here.exchange.calls
+
+
+async def test_an_order_that_waited_between_its_commit_and_the_desk_is_looked_up_before_it_is_sent() -> None:
+    """The whole process stood still there; another one has ended the order meanwhile."""
+    async with floor() as here:
+        trade = a_trade()
+        here.ended.add(trade.trade_id)
+        here.desk.send(trade, here.clock.now - 60)
+        await here.passes(1)
+        assert ("execute", 1) not in here.exchange.calls
 
 
 async def test_an_order_that_was_taken_anyway_is_not_sent_again() -> None:
@@ -159,14 +289,14 @@ async def test_an_order_that_was_taken_anyway_is_not_sent_again() -> None:
         trade = a_trade()
         here.exchange.execute_fails = 1
         here.exchange.states[trade.trade_id] = [filled(trade)]
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.heard(filled(trade))
         assert here.exchange.calls == [("execute", 1), ("lookup", 1)]
 
 
 async def test_an_order_that_was_taken_and_is_denied_later_is_sent_again_only_after_a_while() -> None:
     async with floor() as here:
-        here.desk.send(a_trade())
+        here.desk.send(a_trade(), here.clock.now)
         await eventually(lambda: _true(here.exchange.calls.count(("execute", 1)) == 2), within_s=20)
         between = here.exchange.calls[1:-1]
         assert between.count(("lookup", 1)) >= 3, "it was believed too soon"
@@ -202,7 +332,7 @@ async def test_a_refused_order_becomes_a_rejection() -> None:
     async with floor() as here:
         trade = a_trade()
         here.exchange.execute_answer = lambda _: Refused("unknown symbol")
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.heard(Report(trade.trade_id, ReportType.REJECTED, "sim", reason="unknown symbol"))
 
 
@@ -216,7 +346,7 @@ async def test_that_a_limit_order_was_taken_is_reported_at_once() -> None:
     """So that the customer's next trade need not wait for a callback that was lost."""
     async with floor(look_after_s=10, look_max_s=10) as here:
         trade = a_resting_trade()
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.heard(Report(trade.trade_id, ReportType.ACCEPTED, "sim"))
         assert here.exchange.calls == [("execute", 1)]
 
@@ -250,7 +380,7 @@ async def test_what_could_not_be_cancelled_is_asked_about_at_once() -> None:
         here.exchange.ended = {trade.trade_id}
         here.exchange.states[trade.trade_id] = [filled(trade)]
         here.exchange.execute_answer = here.desk.cancel
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await eventually(lambda: _true(filled(trade) in here.taken), within_s=20)
 
 
@@ -258,18 +388,39 @@ async def test_a_cancel_goes_out_after_its_order() -> None:
     async with floor() as here:
         trade = a_trade()
         here.exchange.execute_answer = here.desk.cancel
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.called(("execute", 1), ("cancel", 1))
 
 
 def withdrawn(trade: Trade, reason: str) -> Report:
-    return Report(trade.trade_id, ReportType.CANCELLED, "sim", reason=reason)
+    return Report(trade.trade_id, ReportType.CANCELLED, "sim", reason=reason, never_taken=True)
+
+
+async def test_21_what_was_found_at_work_is_not_given_up_on_one_denial() -> None:
+    """Whether the exchange had it before the restart is not known, and it may have come back without its books."""
+    async with floor(forgotten_after_s=0.4, exchange_timeout_s=0.01) as here:
+        trade = a_trade()
+        trade.cancel_requested = True
+        here.desk.watch(trade)
+        await here.heard(withdrawn(trade, "asked"))
+        assert here.exchange.calls.count(("lookup", 1)) >= 3, "it was believed too soon"
+        assert ("execute", 1) not in here.exchange.calls
+
+
+async def test_21_an_order_whose_part_is_in_suspense_and_is_denied_is_never_sent_again() -> None:
+    async with floor(forgotten_after_s=0.2) as here:
+        trade = a_trade()
+        trade.executions["e1"] = Fill(4, dollars("900"), suspense=True)
+        here.desk.watch(trade)
+        reason = "the exchange lost the order after it had filled 0 of 10 AAPL"
+        await here.heard(Report(trade.trade_id, ReportType.CANCELLED, "sim", None, None, 0, reason))
+        assert ("execute", 1) not in here.exchange.calls
 
 
 async def test_what_was_cancelled_before_it_was_sent_is_not_sent() -> None:
     async with floor() as here:
         trade = a_trade()
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         here.desk.cancel(trade)
         await here.heard(withdrawn(trade, "asked"))
         assert here.exchange.calls == []
@@ -280,7 +431,7 @@ async def test_what_is_cancelled_while_the_exchange_is_away_is_not_sent_when_it_
     async with floor(exchange_timeout_s=0.2) as here:
         trade = a_trade()
         here.exchange.execute_fails, here.exchange.lookup_fails = 1, 2
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.called(("execute", 1))
         here.desk.cancel(trade)
         await here.heard(withdrawn(trade, "asked"))
@@ -292,10 +443,10 @@ async def test_after_a_switch_nothing_goes_out_that_it_covers() -> None:
         first, second = a_trade(), a_trade()
         second.trade_id = TradeId(type(second.trade_id)(int=2))
         here.exchange.execute_fails = 1
-        here.desk.send(first)
+        here.desk.send(first, here.clock.now)
         await here.called(("execute", 1))
         here.desk._stopped = lambda _: "trading stopped: wrong prices."
-        here.desk.send(second)
+        here.desk.send(second, here.clock.now)
         await eventually(lambda: _true(len(here.taken) == 2), within_s=20)
         assert here.taken == [
             withdrawn(second, "trading stopped: wrong prices."),
@@ -311,7 +462,7 @@ async def test_what_the_shards_could_not_take_is_asked_for_again(error: Exceptio
         trade = a_trade()
         here.exchange.states[trade.trade_id] = [filled(trade)]
         here.refuse_takes = 2
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.heard(filled(trade))
         await here.called(("execute", 1), ("lookup", 1), ("lookup", 1), ("lookup", 1))
 
@@ -323,7 +474,7 @@ async def test_the_owner_is_known_after_the_end_too_but_not_for_ever() -> None:
         trade = a_trade()
         trade.trade_id = TradeId(type(trade.trade_id)(int=number))
         trades.append(trade)
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         here.desk.done(trade.trade_id)
     assert [here.desk.owner(trade.trade_id) for trade in trades] == [None, None, 1001, 1001, 1001, 1001]
 
@@ -334,7 +485,7 @@ async def test_orders_go_out_in_bounded_arrays_in_their_order(orders: int) -> No
         for number in range(orders):
             trade = a_trade()
             trade.trade_id = TradeId(type(trade.trade_id)(int=number))
-            here.desk.send(trade)
+            here.desk.send(trade, here.clock.now)
         await here.called(*(("execute", number) for number in range(orders)))
 
 
@@ -343,7 +494,7 @@ async def test_a_refusal_of_a_second_copy_is_believed_only_when_the_exchange_doe
     async with floor() as here:
         trade = a_trade()
         here.exchange.execute_fails = 1
-        here.desk.send(trade)
+        here.desk.send(trade, here.clock.now)
         await here.called(("execute", 1), ("lookup", 1))
         here.exchange.states[trade.trade_id] = []
         here.exchange.execute_answer = lambda _: Refused("this id was taken with another content")
@@ -369,10 +520,16 @@ async def test_executions_that_never_come_are_not_asked_for_without_a_pause() ->
         trade = a_trade()
         here.exchange.states[trade.trade_id] = []
         here.desk.watch(trade)
+        here.desk.look_soon(trade.trade_id)
+        await here.called(("lookup", 1))
+        moment = here.clock.now
+        here.desk._now = lambda: moment  # type: ignore[method-assign]
         for _ in range(20):
             here.desk.look_soon(trade.trade_id)
             await asyncio.sleep(0.005)
-        assert len(here.exchange.calls) < 6
+        assert here.exchange.calls == [("lookup", 1)], "no time has passed"
+        here.desk._now = here.clock  # type: ignore[method-assign]
+        await here.called(("lookup", 1), ("lookup", 1))
 
 
 async def test_a_cancel_that_is_not_durable_yet_is_not_asked_for() -> None:
@@ -390,15 +547,6 @@ async def test_a_cancel_that_is_not_durable_yet_is_not_asked_for() -> None:
         await eventually(lambda: _true(("cancel", 1) in here.exchange.calls))
 
 
-async def test_what_was_taken_back_too_early_is_asked_for_although_the_trade_has_ended() -> None:
-    async with floor() as here:
-        trade = a_trade()
-        here.exchange.states[trade.trade_id] = [filled(trade)]
-        here.desk.done(trade.trade_id)
-        here.desk.ask_again(Report(trade.trade_id, ReportType.BUSTED, "sim", "e1"))
-        await here.heard(filled(trade))
-
-
 async def test_an_order_of_another_exchange_is_never_sent_here() -> None:
     async with floor(forgotten_after_s=0.1) as here:
         trade = a_trade()
@@ -406,3 +554,246 @@ async def test_an_order_of_another_exchange_is_never_sent_here() -> None:
         here.desk.watch(trade)
         await here.called(*[("lookup", 1)] * 4)
         assert here.taken == []
+
+
+async def test_a_call_that_failed_says_nothing_of_the_exchange_once_there_is_nothing_to_ask_it_about() -> None:
+    """Else its orders were refused for ever: nobody would find out that it answers again."""
+    async with floor() as here:
+        here.exchange.execute_fails, here.exchange.lookup_fails = 1, 1_000
+        trade = a_trade()
+        here.desk.send(trade, here.clock.now)
+        await here.called(("execute", 1), ("lookup", 1))
+        await here.passes(1.0)
+        assert here.desk.down_for_s > 0.9
+        here.desk.done(trade.trade_id)  # a callback has ended it
+        await here.passes(0.5)
+        assert here.desk.down_for_s == 0.0
+        here.desk.send(a_trade(), here.clock.now)
+        assert here.desk.down_for_s == 0.0, "whether it is still away this one finds out"
+
+
+def open_there(trade: Trade) -> Report:
+    return Report(trade.trade_id, ReportType.ACCEPTED, "sim")
+
+
+async def test_what_has_ended_here_and_is_open_there_is_cancelled_there_until_it_has_ended() -> None:
+    async with floor(exchange_timeout_s=0.5) as here:
+        trade = a_resting_trade()
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        here.exchange.lookup_fails = here.exchange.cancel_fails = 1
+        here.desk.look_for_stray(trade)
+        before = here.clock.now
+        await here.called(("lookup", 1), ("lookup", 1), ("cancel", 1), ("lookup", 1), ("cancel", 1), ("lookup", 1))
+        assert here.clock.now - before >= (1 + 2 + 4 + 8) * 0.5  # once no copy can be on its way; then twice as long
+        over = Report(trade.trade_id, ReportType.CANCELLED, "sim")
+        here.exchange.states[trade.trade_id] = [over]
+        await eventually(lambda: _true(here.taken[-1:] == [over]), within_s=20)
+        heard = len(here.exchange.calls)
+        await here.passes(2.0)
+        assert len(here.exchange.calls) == heard
+        found = here.metrics.registry.get_sample_value("broker_sweep_findings_total", {"found": "open_after_end"})
+        assert found is not None
+        assert found >= 2
+
+
+async def test_after_the_end_of_an_order_of_which_two_copies_went_out_the_exchange_is_asked_once_more() -> None:
+    async with floor(exchange_timeout_s=0.5) as here:
+        trade = a_trade()
+        here.desk.send(trade, here.clock.now)
+        await here.called(("execute", 1), ("lookup", 1))  # never heard of it
+        await eventually(lambda: _true(here.exchange.calls.count(("execute", 1)) == 2), within_s=20)
+        here.desk.done(trade.trade_id)  # as of the first copy
+        here.exchange.states[trade.trade_id] = [filled(trade)]
+        here.exchange.ended.add(trade.trade_id)
+        await eventually(lambda: _true(here.exchange.calls[-2:] == [("lookup", 1), ("cancel", 1)]), within_s=20)
+        await here.heard(filled(trade))
+        await here.passes(1.5)
+        assert here.exchange.calls[-2:] == [("lookup", 1), ("cancel", 1)]
+
+
+async def test_what_was_withdrawn_while_another_broker_sent_it_is_cancelled() -> None:
+    async with floor(exchange_timeout_s=0.5) as here:
+        trade = a_resting_trade()
+        here.desk.send(trade, here.clock.now)
+        here.desk.cancel(trade)  # before it went out
+        await eventually(lambda: _true(bool(here.taken)), within_s=20)
+        assert here.taken[0].never_taken
+        assert here.exchange.calls == []
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        await here.called(("lookup", 1), ("cancel", 1))
+
+
+async def test_of_an_order_that_ended_in_one_copy_nobody_is_asked_again() -> None:
+    async with floor(exchange_timeout_s=0.5) as here:
+        trade = a_resting_trade()
+        here.desk.send(trade, here.clock.now)
+        await here.called(("execute", 1))
+        here.desk.done(trade.trade_id)
+        await here.passes(2.0)
+        assert here.exchange.calls == [("execute", 1)]
+
+
+async def test_what_is_at_work_is_no_stray() -> None:
+    async with floor(exchange_timeout_s=0.5, rest_look_s=300.0) as here:
+        trade = a_resting_trade()
+        trade.acknowledged = True
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        here.desk.watch(trade)
+        here.desk.look_for_stray(trade)
+        await here.called(("lookup", 1))
+        await here.passes(2.0)
+        assert here.exchange.calls == [("lookup", 1)]
+
+
+async def test_a_stray_that_is_denied_is_looked_for_until_the_exchange_insists() -> None:
+    """It may have just come back without its books."""
+    async with floor(exchange_timeout_s=0.3, forgotten_after_s=3.0) as here:
+        trade = a_resting_trade()
+        here.desk.look_for_stray(trade)
+        await here.called(("lookup", 1))
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        await here.called(("lookup", 1), ("lookup", 1), ("cancel", 1))
+        del here.exchange.states[trade.trade_id]
+        await eventually(lambda: _true(not here.desk._strays._suspects), within_s=20)
+        heard = len(here.exchange.calls)
+        await here.passes(3.0)
+        assert len(here.exchange.calls) == heard
+
+
+async def test_an_answer_with_more_than_was_asked_for_cancels_nothing_of_others() -> None:
+    async with floor(exchange_timeout_s=0.3, rest_look_s=300.0) as here:
+        trade, other = a_resting_trade(), trade_id(77)
+        lookup = here.exchange.lookup
+
+        async def generous(trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
+            return {**await lookup(trade_ids), other: [Report(other, ReportType.ACCEPTED, "sim")]}
+
+        here.exchange.lookup = generous  # type: ignore[method-assign]
+        here.exchange.states[trade.trade_id] = [Report(trade.trade_id, ReportType.CANCELLED, "sim")]
+        here.desk.look_for_stray(trade)
+        await here.heard(*here.exchange.states[trade.trade_id])
+        await here.passes(1.0)
+        assert here.exchange.calls == [("lookup", 1)]
+
+
+async def test_what_cannot_be_taken_in_of_one_stray_spoils_no_others() -> None:
+    async with floor(exchange_timeout_s=0.3) as here:
+        first, second = (replace(a_resting_trade(), trade_id=trade_id(number)) for number in (1, 2))
+        for each in (first, second):
+            here.exchange.states[each.trade_id] = [Report(each.trade_id, ReportType.CANCELLED, "sim")]
+            here.desk.look_for_stray(each)
+        here.refuse_takes, here.refusal = 1, BrokenRule("no")
+        await here.heard(*here.exchange.states[second.trade_id], *here.exchange.states[first.trade_id])
+        assert here.exchange.calls.count(("lookup", 2)) == 1
+
+
+async def test_the_end_of_a_first_copy_while_the_second_is_on_its_way() -> None:
+    async with floor(exchange_timeout_s=0.5) as here:
+        trade = a_resting_trade()
+        execute, second, go = here.exchange.execute, asyncio.Event(), asyncio.Event()
+
+        async def slow_the_second_time(trades: Sequence[Trade]) -> list[Refused | None]:
+            if ("execute", 1) in here.exchange.calls:
+                second.set()
+                await go.wait()
+            return await execute(trades)
+
+        here.exchange.execute = slow_the_second_time  # type: ignore[method-assign]
+        here.desk.send(trade, here.clock.now)
+        await second.wait()  # it was denied
+        here.desk.done(trade.trade_id)
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        go.set()
+        await eventually(lambda: _true(("cancel", 1) in here.exchange.calls), within_s=20)
+
+
+async def test_what_is_switched_off_while_another_order_is_withdrawn_does_not_go_out() -> None:
+    """The operator has heard that nothing goes out any more, the customer that its cancel is durable."""
+    async with floor() as here:
+        one, two = a_trade(), replace(a_trade(), trade_id=trade_id(2))
+        entered, release, take = asyncio.Event(), asyncio.Event(), here.desk._reports._take
+
+        async def slow(reports: Sequence[Report]) -> None:
+            entered.set()
+            await release.wait()
+            await take(reports)
+
+        here.desk._reports._take = slow
+        here.desk.send(one, here.clock.now)
+        here.desk.cancel(one)
+        here.desk.send(two, here.clock.now)
+        await entered.wait()
+        here.desk.cancel(two)
+        release.set()
+        await eventually(lambda: _true({each.trade_id.int for each in here.taken} == {1, 2}), within_s=20)
+        assert here.exchange.calls == []
+
+
+async def test_an_order_of_an_exchange_that_is_not_configured_any_more_is_rejected_and_not_sent_here() -> None:
+    async with floor() as here:
+        never, sent = (replace(a_trade(), trade_id=trade_id(number), venue="west") for number in (1, 2))
+        sent.acknowledged = True
+        here.desk.send(never, here.clock.now)
+        here.desk.send(sent, here.clock.now)
+        reason = "its exchange (west) is not configured here any more"
+        await here.heard(Report(never.trade_id, ReportType.REJECTED, "west", reason=reason, never_taken=True))
+        await here.passes(1.0)
+        assert ("execute", 1) not in here.exchange.calls
+        assert ("execute", 2) not in here.exchange.calls
+
+
+@pytest.mark.parametrize("why", ["the state is not in form", "reports cannot be taken in"])
+async def test_a_cancel_in_vain_is_not_asked_for_without_a_pause(why: str) -> None:
+    async with floor(look_after_s=1.0, look_max_s=15.0) as here:
+        trade = a_resting_trade()
+        here.exchange.states[trade.trade_id] = []
+        if why == "reports cannot be taken in":
+            here.exchange.states[trade.trade_id] = [Report(trade.trade_id, ReportType.CANCELLED, "sim")]
+            here.refuse_takes = 1_000_000
+        here.exchange.ended.add(trade.trade_id)
+        here.desk.send(trade, here.clock.now)
+        await here.called(("execute", 1))
+        here.desk.cancel(trade)
+        await here.passes(6.0)
+        assert len(here.exchange.calls) < 12
+
+
+async def test_orders_are_accepted_and_forgotten_while_lookups_hang() -> None:
+    async with floor(look_after_s=0.05, look_batch_max=1) as here:
+
+        async def hangs(_: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
+            await asyncio.sleep(0.05)
+            raise ExchangeUnavailable("no answer")
+
+        here.exchange.lookup = hangs  # type: ignore[method-assign]
+        resting = a_resting_trade()
+        for number in range(10, 40):  # looked at in vain: something is always overdue
+            here.desk.send(replace(resting, trade_id=trade_id(number), executions={}), here.clock.now)
+        for number in range(100, 1_100):
+            here.desk.send(replace(resting, trade_id=trade_id(number), executions={}), here.clock.now)
+            await asyncio.sleep(0.001)
+            here.desk.done(trade_id(number))
+        assert len(here.desk._accepted) < 500
+
+
+def test_looks_that_nobody_waits_for_are_thrown_away() -> None:
+    desk = Floor(Config()).desk
+    resting = a_resting_trade()
+    for number in range(30_000):
+        desk.watch(replace(resting, trade_id=trade_id(number + 1), executions={}))
+        if number:
+            desk.done(trade_id(number + 1))
+    assert len(desk._due) <= 10_010
+    assert any(id_ == trade_id(1) for _, _, id_ in desk._due)
+
+
+async def test_what_was_read_again_before_it_went_out_is_not_given_up_as_never_sent() -> None:
+    """Another broker has been at work on its customer, and may have sent it."""
+    async with floor() as here:
+        trade = a_trade()
+        here.desk.send(trade, here.clock.now)
+        here.desk.watch(trade)
+        here.desk.cancel(trade)
+        await here.called(("lookup", 1))
+        assert here.taken == []
+        assert ("execute", 1) not in here.exchange.calls

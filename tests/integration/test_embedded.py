@@ -219,7 +219,7 @@ async def test_supervision_ends_with_stop_in_the_middle_of_a_restart(tmp_path, s
         os.kill(pid, signal.SIGKILL)
         await eventually(lambda pid=pid: (embedded._read_lock(lock) or (pid,))[0] != pid)
         await asyncio.sleep(pause_s)  # somewhere between the launch and the last question of the check
-        await asyncio.wait_for(server.stop(), 5)
+        await asyncio.wait_for(server.stop(), 15)
         await asyncio.wait_for(task, 5)
         assert running_dsn(tmp_path / "data") is None
         server = await start(tmp_path / "data")
@@ -231,7 +231,7 @@ async def test_supervision_ends_with_stop_while_a_restart_cannot_succeed(tmp_pat
     (tmp_path / "data/postgres/PG_VERSION").write_text("3\n")
     os.kill(postmaster(tmp_path / "data"), signal.SIGKILL)
     await eventually(lambda: events.names.count("postgres.restart_failed") >= 2)
-    await asyncio.wait_for(server.stop(), 5)
+    await asyncio.wait_for(server.stop(), 15)
     await asyncio.wait_for(task, 5)
 
 
@@ -368,7 +368,7 @@ async def test_stop_ends_open_transactions_in_time(tmp_path, start):
     open_transaction = await asyncpg.connect(server.dsn)
     await open_transaction.execute("BEGIN; CREATE TABLE facts (x int)")
     pid = postmaster(tmp_path / "data")
-    await asyncio.wait_for(server.stop(), 5)
+    await asyncio.wait_for(server.stop(), 15)
     assert not is_server(pid, tmp_path / "data/postgres")
     open_transaction.terminate()
 
@@ -378,7 +378,7 @@ async def test_stop_ends_a_server_that_does_not_listen(tmp_path, start, monkeypa
     monkeypatch.setattr(embedded, "CHILD_STEPS", tuple((number, 0.2) for number, _ in embedded.CHILD_STEPS))
     server = await start(tmp_path / "data")
     os.kill(postmaster(tmp_path / "data"), signal.SIGSTOP)
-    await asyncio.wait_for(server.stop(), 5)
+    await asyncio.wait_for(server.stop(), 15)
     assert not server._alive()
     assert await run((await start(tmp_path / "data")).dsn, "SELECT 1") == 1
 

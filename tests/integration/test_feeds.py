@@ -16,7 +16,7 @@ from broker.core.signing import encode_secret
 from broker.market.recorded import RecordedSource
 from broker.simulator.server import SimulatedExchange
 from broker.simulator.settings import ExchangeSettings
-from tests.conftest import Client, eventually, run_broker
+from tests.conftest import Broker, Client, eventually, run_broker
 from tests.integration.test_router import down_for_long
 from tests.integration.test_stream import hear, say, stream, until
 
@@ -31,6 +31,11 @@ def an_exchange(folder: Path, port: int = 0) -> SimulatedExchange:
 async def order(client: Client, **changes: object) -> tuple[int, dict[str, object]]:
     body = {"symbol": "AAPL", "side": "buy", "quantity": 1, "order_type": "market", **changes}
     return await client.call("POST", "/api/v1/orders", body)
+
+
+async def metrics(broker: Broker) -> list[str]:
+    async with broker.http.get(f"{broker.running.url}/metrics") as response:
+        return (await response.text()).splitlines()
 
 
 async def test_while_quotes_are_stale_a_market_order_is_refused_and_a_limit_order_waits(
@@ -51,6 +56,7 @@ async def test_while_quotes_are_stale_a_market_order_is_refused_and_a_limit_orde
             stale = (await until(socket, "quote_update", stale=True))["data"]
             assert stale["symbol"] == "AAPL"
             assert (await customer.call("GET", "/api/v1/quotes/AAPL"))[1]["stale"] is True
+            assert "broker_quotes_stale 1.0" in await metrics(broker), "whom an alert wakes"
 
             status, refused = await order(customer)
             assert (status, refused["code"]) == (400, "stale_quote")
@@ -65,6 +71,7 @@ async def test_while_quotes_are_stale_a_market_order_is_refused_and_a_limit_orde
             await again.start()
             fresh = (await until(socket, "quote_update", 15, stale=False))["data"]
             assert fresh["timestamp"] > before["timestamp"]
+            assert "broker_quotes_stale 0.0" in await metrics(broker)
             assert (await customer.ended(str(waits["id"]), 15))["status"] == "FILLED"
             status, filled = await order(customer)
             assert status == 201, filled
@@ -166,7 +173,9 @@ async def test_at_its_end_it_begins_again(with_settings: Callable[..., Config], 
     assert set(asks) == {"1.10", "1.20"}
 
 
-@pytest.mark.parametrize("content", [None, b"nonsense", gzip.compress(b"{}\n")])
+@pytest.mark.parametrize(
+    "content", [None, b"nonsense", gzip.compress(b"{}\n")], ids=["no-file", "not-gzip", "no-quotes"]
+)
 async def test_a_recording_that_cannot_be_played_is_refused_at_the_start(
     content: bytes | None, with_settings: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -178,7 +187,7 @@ async def test_a_recording_that_cannot_be_played_is_refused_at_the_start(
             pass
 
 
-@pytest.mark.parametrize("feed", ["", str(SAMPLE)])
+@pytest.mark.parametrize("feed", ["", str(SAMPLE)], ids=["simulated", "recorded"])
 async def test_symbols_have_the_names_that_their_exchange_gives_them(
     feed: str, with_settings: Callable[..., Config]
 ) -> None:

@@ -56,7 +56,8 @@ class Socket:
         """How it was closed, whatever came before."""
         while (message := await self.ws.receive(WITHIN_S)).type is WSMsgType.TEXT:
             pass
-        return self.ws.close_code, str(message.extra)
+        # What was said, not how our own answer to it went: the broker may have hung up by then.
+        return message.data if message.type is WSMsgType.CLOSE else self.ws.close_code, str(message.extra)
 
 
 @asynccontextmanager
@@ -194,7 +195,8 @@ async def quiet_desk(with_settings: Callable[..., Config]) -> AsyncIterator[Desk
     async with TestServer(exchange.app()) as server:
         secret, url = signing.encode_secret(KEY), str(server.make_url("/"))
         settings = with_settings(
-            exchange=url, webhook_secrets=secret, look_after_s=60.0, look_max_s=60.0, order_wait_s=0.01
+            **{"exchange": url, "webhook_secrets": secret, "look_after_s": 60.0, "look_max_s": 60.0},
+            **{"order_wait_s": 0.01, "order_stream_check_s": 600.0},
         )
         async with run_broker(settings) as broker:
             yield Desk(broker, exchange, await broker.customer(cash="10000.00"))

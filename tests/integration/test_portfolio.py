@@ -104,6 +104,7 @@ async def test_a_new_account_is_its_cash(broker: Broker) -> None:
     }
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_a_margin_account_is_shown_as_the_risk_checks_see_it(broker: Broker) -> None:
     customer = await margin_customer(broker, cash="10000.00")
     await filled(customer, "BUY", "AAPL", 20)
@@ -146,6 +147,7 @@ async def test_open_orders_count_as_they_do_in_the_risk_checks(broker: Broker, d
     assert shown["equity"] == format_money(figures.equity)
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_the_old_day_trading_rule_flags_who_makes_four(with_settings: Callable[..., Config]) -> None:
     async with run_broker(with_settings(day_trading_rule="pattern_day_trader")) as broker:
         customer = await margin_customer(broker, cash="100000.00")
@@ -320,6 +322,7 @@ async def test_fees_are_activities_of_their_own(with_settings: Callable[..., Con
 # ------------------------------------------------------------------ history
 
 
+@pytest.mark.usefixtures("no_midnight")
 async def test_a_history_of_today_ends_with_what_the_account_is_worth(broker: Broker) -> None:
     customer = await broker.customer(cash="100000.00")
     await filled(customer, "BUY", "AAPL", 10)

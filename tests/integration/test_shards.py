@@ -15,7 +15,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from broker.auth import new_key
-from broker.batch import Booked, Cancelling, Overloaded, Placed
+from broker.batch import Booked, Cancelling, Overloaded, Placed, ReadAgain
 from broker.config import Config
 from broker.core import trading
 from broker.core.conditions import Conditions, Policy
@@ -24,15 +24,17 @@ from broker.core.messages import (
     Anomaly,
     CancelTrade,
     EstimateTrade,
+    Leg,
     MoveCash,
     PlaceTrade,
     Refusal,
     ReplaceTrade,
     Report,
     ReportType,
+    TakeUp,
 )
 from broker.core.money import Money
-from broker.core.types import AccountType, CustomerId, Fill, OrderType, Side, Symbol, Trade, TradeId
+from broker.core.types import AccountType, CustomerId, Fill, OrderClass, OrderType, Side, Symbol, Trade, TradeId
 from broker.db import Database, DatabaseUnavailable, StaleAccounts
 from broker.ledger import Ledger, TradeDirectory, open_customer
 from broker.metrics import Metrics
@@ -68,11 +70,11 @@ class RecordingDesk:
         self.watched: list[TradeId] = []
         self.held: list[TradeId] = []
         self.cancels: list[TradeId] = []
-        self.asked: list[TradeId] = []
         self.over: list[TradeId] = []
+        self.strays: list[TradeId] = []
         self.trades: dict[TradeId, Trade] = {}
 
-    def send(self, trade: Trade) -> None:
+    def send(self, trade: Trade, since: float) -> None:
         self.sent.append(trade.trade_id)
         self.trades[trade.trade_id] = trade
 
@@ -89,8 +91,8 @@ class RecordingDesk:
     def look_soon(self, trade_id: TradeId) -> None:
         raise AssertionError("nobody counts executions that we have not seen")
 
-    def ask_again(self, report: Report) -> None:
-        self.asked.append(report.trade_id)
+    def look_for_stray(self, trade: Trade) -> None:
+        self.strays.append(trade.trade_id)
 
     def done(self, trade_id: TradeId) -> None:
         self.over.append(trade_id)
@@ -271,6 +273,20 @@ async def test_two_workers_that_both_believe_they_own_a_customer_cannot_break_it
         await one.books_are_right()
 
 
+async def test_31_what_contradicts_only_an_outdated_memory_is_no_anomaly(dsn: str) -> None:
+    """One that was held up hears once more of a fill of an order that, as far as it knows, was never sent."""
+    async with at_work(dsn) as held_up, at_work(dsn) as successor:
+        customer = await held_up.customer()
+        first, second = await asyncio.gather(held_up.place(customer), held_up.place(customer))
+        await successor.fill(first.trade)  # ... and sends the second
+        assert successor.desk.sent == [second.trade.trade_id]
+        await successor.fill(second.trade)
+        await held_up.fill(second.trade)
+        assert [row["status"] for row in await held_up.fetch("SELECT status FROM trade")] == ["FILLED", "FILLED"]
+        assert not await held_up.fetch("SELECT FROM inbox")
+        await held_up.books_are_right()
+
+
 async def test_a_poisoned_command_stops_nobody_else(bench: Bench) -> None:
     customers = [await bench.customer() for _ in range(5)]
     placed = await asyncio.gather(*(bench.place(customer) for customer in customers))
@@ -337,7 +353,7 @@ async def test_accounts_leave_the_cache_and_come_back(dsn: str) -> None:
             for customer in customers:
                 placed = await bench.place(customer)
                 await bench.fill(bench.desk.trades[placed.trade.trade_id])
-        assert len(bench.shard._accounts) <= 3
+        assert len(bench.shard._memory.accounts) <= 3
         assert [
             row["last"] for row in await bench.fetch("SELECT max(seq) AS last FROM trade GROUP BY customer_id")
         ] == [2] * 8
@@ -424,6 +440,25 @@ async def test_a_trade_that_another_worker_started_is_read_again(dsn: str) -> No
         await one.fill(copy.deepcopy(first))  # this one ends the first and starts the second
         await other.fill(copy.deepcopy(second))  # ... whose callback comes to the other one
         assert [row["status"] for row in await one.fetch("SELECT status FROM trade")] == ["FILLED", "FILLED"]
+        await one.books_are_right()
+
+
+async def test_a_finished_trade_is_forgotten_with_its_account(dsn: str) -> None:
+    """Another worker may have changed both since: one is not read again without the other."""
+    async with at_work(dsn, account_cache_max=1) as one, at_work(dsn) as other:
+        customer = await one.customer()
+        trade = (await one.place(customer)).trade
+        await one.fill(copy.deepcopy(trade), "e1")
+        for _ in range(3):  # the account leaves the cache
+            await one.place(await one.customer(cash="1"))
+        assert customer not in one.shard._memory.accounts
+        await other.shard.submit(customer, Report(trade.trade_id, ReportType.BUSTED, "sim", "e1"))
+        await one.shard.submit(customer, MoveCash(customer, dollars("1"), "a gift"))  # ... and comes back
+        late = Report(trade.trade_id, ReportType.FILLED, "sim", "e2", Fill(1, dollars("190")), 2)
+        await one.shard.submit(customer, late)
+        steps = await one.fetch(f"SELECT step FROM event WHERE trade_id = '{trade.trade_id}' ORDER BY number")
+        assert [row["step"] for row in steps][-2:] == ["busted", "suspense"]
+        assert one.metrics.registry.get_sample_value(RETRIES[0], {"why": "refused"}) == 0
         await one.books_are_right()
 
 
@@ -628,12 +663,80 @@ async def test_a_late_word_about_a_finished_trade_survives_a_lost_commit(bench: 
     await bench.books_are_right()
 
 
-async def test_a_bust_that_overtakes_its_execution_is_asked_for_again(bench: Bench) -> None:
+async def test_of_a_bust_that_overtakes_its_execution_the_exchange_is_to_be_asked(bench: Bench) -> None:
     customer = await bench.customer("1000")
     placed = await bench.place(customer)
     bust = Report(placed.trade.trade_id, ReportType.BUSTED, "sim", "e1")
-    await bench.shard.submit(customer, bust)
-    assert bench.desk.asked == [placed.trade.trade_id]
+    assert await bench.shard.submit(customer, bust) is True
+    await bench.fill(placed.trade, "e1", "190")
+    assert await bench.shard.submit(customer, bust) is False
+
+
+async def test_what_the_exchange_has_open_after_its_end_here_is_looked_for(bench: Bench) -> None:
+    customer = await bench.customer("1000")
+    trade = (await bench.place(customer)).trade
+    await bench.shard.submit(customer, said(trade, ReportType.ACCEPTED))
+    assert bench.desk.strays == []
+    await bench.shard.submit(customer, said(trade, ReportType.CANCELLED))
+    assert bench.desk.strays == []
+    await bench.shard.submit(customer, said(trade, ReportType.ACCEPTED))
+    assert bench.desk.strays == [trade.trade_id]
+    late = Report(trade.trade_id, ReportType.PARTIALLY_FILLED, "sim", "e1", Fill(1, dollars("190")), 1)
+    await bench.shard.submit(customer, late)
+    assert bench.desk.strays == [trade.trade_id] * 2
+    await bench.shard.submit(customer, late)  # which is known now: else it would be looked for as long as it is told
+    await bench.shard.submit(customer, replace(said(trade, ReportType.ACCEPTED), venue="other"))
+    assert bench.desk.strays == [trade.trade_id] * 2
+
+
+async def test_an_end_that_counts_less_than_was_executed_is_asked_about(bench: Bench) -> None:
+    customer = await bench.customer("1000")
+    trade = (await bench.place(customer, 3)).trade
+    late = Report(trade.trade_id, ReportType.PARTIALLY_FILLED, "sim", "e2", Fill(2, dollars("190")), 3)
+    await bench.shard.submit(customer, late)
+    assert bench.desk.strays == []
+    await bench.shard.submit(customer, replace(said(trade, ReportType.CANCELLED), filled_quantity=1))
+    assert bench.desk.strays == [trade.trade_id]
+
+
+async def test_of_a_filled_order_a_late_word_is_only_late(bench: Bench) -> None:
+    customer = await bench.customer("1000")
+    trade = (await bench.place(customer)).trade
+    await bench.fill(trade)
+    await bench.shard.submit(customer, said(trade, ReportType.ACCEPTED))
+    assert bench.desk.strays == []
+
+
+def given_up(trade: Trade) -> Report:
+    return replace(said(trade, ReportType.CANCELLED), never_taken=True, order=trade)
+
+
+async def test_what_another_broker_takes_up_is_not_ended_as_never_sent(dsn: str) -> None:
+    async with at_work(dsn) as one, at_work(dsn) as other:
+        customer = await one.customer("1000")
+        trade = (await one.place(customer)).trade
+        assert await other.shard.submit(customer, TakeUp(customer, trade.trade_id)) is False
+        with pytest.raises(ReadAgain):
+            await one.shard.submit(customer, given_up(trade))
+        assert [row["status"] for row in await one.fetch("SELECT status FROM trade")] == ["IN PROGRESS"]
+        assert await one.shard.submit(customer, said(trade, ReportType.CANCELLED)) is False  # the exchange's own word
+        assert [row["status"] for row in await one.fetch("SELECT status FROM trade")] == ["CANCELLED"]
+
+
+async def test_what_was_ended_as_never_sent_is_not_taken_up(dsn: str) -> None:
+    async with at_work(dsn) as one, at_work(dsn) as other:
+        customer = await one.customer("1000")
+        placed = await one.place(customer)
+        await other.shard.submit(customer, Advance(customer))  # it has it in memory, at work
+        await one.shard.submit(customer, given_up(placed.trade))
+        assert await other.shard.submit(customer, TakeUp(customer, placed.trade.trade_id)) is None
+
+
+async def test_what_is_taken_up_says_whether_its_cancel_was_asked_for(bench: Bench) -> None:
+    customer = await bench.customer("1000")
+    trade = (await bench.place(customer)).trade
+    await bench.shard.submit(customer, CancelTrade(customer, trade.trade_id))
+    assert await bench.shard.submit(customer, TakeUp(customer, trade.trade_id)) is True
 
 
 async def test_somebody_elses_trade_stops_no_shard(bench: Bench) -> None:
@@ -650,3 +753,86 @@ async def test_somebody_elses_trade_stops_no_shard(bench: Bench) -> None:
     await late.commit(datetime.now(UTC), {other: account.version}, events)
     await late.close()
     assert await bench.shard.submit(mine, CancelTrade(mine, command.trade_id)) is None
+
+
+# ------------------------------------------------------------------ fail-over
+
+
+async def test_a_house_account_that_a_new_primary_lacks_is_opened_again(bench: Bench) -> None:
+    """What this process remembers as there was lost with the old primary's last commits."""
+    bench.store._house_assets.update({(-1, "AAPL"), (-1, "USD")})
+    trade = (await bench.place(await bench.customer())).trade
+    await bench.fill(bench.desk.trades[trade.trade_id])
+    assert [tuple(row) for row in await bench.fetch("SELECT status::text FROM trade")] == [("FILLED",)]
+    assert await bench.fetch("SELECT FROM inbox") == []
+
+
+# ------------------------------------------------------------------ one customer's trouble is nobody else's
+
+
+def bracket(customer: CustomerId, quantity: int) -> PlaceTrade:
+    legs = (
+        Leg(TradeId(uuid7()), limit_price=dollars("300")),
+        Leg(TradeId(uuid7()), stop_price=dollars("100")),
+    )
+    return PlaceTrade(
+        TradeId(uuid7()),
+        customer,
+        Symbol("AAPL"),
+        Side.BUY,
+        quantity,
+        order_class=OrderClass.BRACKET,
+        legs=legs,
+    )
+
+
+async def test_a_hundred_refused_brackets_hold_up_nobody_else(bench: Bench) -> None:
+    """Each is one step with three events: a batch may have more of those than it takes."""
+    customer, other = await bench.customer("10000"), await bench.customer()
+    first = await bench.place(customer)
+    placed = [bench.shard.submit(customer, bracket(customer, 100)) for _ in range(100)]
+    await asyncio.gather(*placed)  # they wait for their turn; each costs more than there is
+    filled, placed_by_other = bench.fill(bench.desk.trades[first.trade.trade_id]), bench.place(other)
+    await filled
+    theirs = (await placed_by_other).trade.trade_id
+    await eventually(lambda: is_sent(bench, theirs))
+
+    async def all_refused() -> bool:
+        rows = await bench.fetch(f"SELECT count(*) FROM trade WHERE customer_id = {customer} AND status = 'REJECTED'")
+        return bool(rows[0]["count"] >= 100)
+
+    await eventually(all_refused)
+    assert not bench.metrics.registry.get_sample_value(RETRIES[0], {"why": "refused"})
+    await bench.books_are_right()
+
+
+async def is_sent(bench: Bench, trade_id: TradeId) -> bool:
+    return trade_id in bench.desk.sent
+
+
+async def test_whose_turn_cannot_be_decided_keeps_nobody_else_from_theirs(dsn: str) -> None:
+    """The bug lies in what follows from the orders, not in the orders: each of these alone is taken."""
+    async with at_work(dsn, poison_pause_s=0.2) as bench:
+        poisoned, healthy, late = [await bench.customer() for _ in range(3)]
+        bench.market.asks[Symbol("MSFT")] = Money(0)
+        wrong = PlaceTrade(TradeId(uuid7()), poisoned, Symbol("MSFT"), Side.BUY, 1)
+        _, placed = await asyncio.gather(bench.shard.submit(poisoned, wrong), bench.place(healthy))
+        await eventually(lambda: is_sent(bench, placed.trade.trade_id))
+        later = await bench.place(late)
+        await eventually(lambda: is_sent(bench, later.trade.trade_id))
+        before = bench.metrics.registry.get_sample_value(RETRIES[0], {"why": "refused"}) or 0
+        await asyncio.sleep(1.0)
+        after = bench.metrics.registry.get_sample_value(RETRIES[0], {"why": "refused"}) or 0
+        assert 0 < after - before <= 12, "it is come back to, after a pause each time"
+        assert wrong.trade_id not in bench.desk.sent
+
+
+async def test_what_a_fill_ends_in_the_same_batch_is_known_to_who_cancels_it(bench: Bench) -> None:
+    customer = await bench.customer()
+    entry = await bench.shard.submit(customer, order := bracket(customer, 10))
+    await bench.fill(bench.desk.trades[entry.trade.trade_id])
+    take_profit, stop_loss = (leg.trade_id for leg in order.legs)
+    exits = bench.fill(bench.desk.trades[take_profit], price="300")
+    cancel = bench.shard.submit(customer, CancelTrade(customer, stop_loss))
+    await exits
+    assert (await cancel).trade_id == stop_loss

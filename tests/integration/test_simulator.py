@@ -162,7 +162,7 @@ async def trading(broker: Broker, *, faults: dict[str, Any] | None = None, **ove
 async def best(broker: Broker, symbol: str = "AAPL") -> tuple[str, str]:
     """The bid and the ask of the moment."""
     async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
-        snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+        snapshot = await feed.receive_json(timeout=30, loads=orjson.loads)
     quote = next(quote for quote in snapshot["quotes"] if quote["symbol"] == symbol)
     return quote["bid"], quote["ask"]
 
@@ -357,7 +357,7 @@ async def test_the_feed_is_a_snapshot_and_then_what_changed(broker):
         symbols = (await broker.get("/v1/symbols"))[1]["symbols"]
         assert {"symbol": "AAPL", "name": "Apple Inc."}.items() <= symbols[0].items()
         async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
-            messages = [await feed.receive_json(timeout=5, loads=orjson.loads) for _ in range(6)]
+            messages = [await feed.receive_json(timeout=30, loads=orjson.loads) for _ in range(6)]
         assert [message["type"] for message in messages] == ["snapshot"] + ["quotes"] * 5
         first = messages[0]["sequence"]
         assert [message["sequence"] for message in messages] == list(range(first, first + 6))
@@ -373,7 +373,7 @@ async def test_the_feed_is_a_snapshot_and_then_what_changed(broker):
 async def test_orders_fill_at_the_quotes_of_the_feed(broker):
     async with trading(broker, tick_ms=0):
         async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
-            snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+            snapshot = await feed.receive_json(timeout=30, loads=orjson.loads)
         quotes = {quote["symbol"]: quote for quote in snapshot["quotes"]}
         await broker.place(1, symbol="BRK.B")
         await broker.place(1, symbol="BRK.B", side="SELL", max_price=None)
@@ -385,11 +385,11 @@ async def test_orders_fill_at_the_quotes_of_the_feed(broker):
 async def test_customers_change_the_quotes_also_where_prices_stand_still(broker):
     async with trading(broker, tick_ms=0):
         async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
-            snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+            snapshot = await feed.receive_json(timeout=30, loads=orjson.loads)
             before = next(quote for quote in snapshot["quotes"] if quote["symbol"] == "AAPL")
             price = format_money(parse_money(before["bid"]) + 100)
             await broker.post(broker.limit("BUY", price))
-            message = await feed.receive_json(timeout=5, loads=orjson.loads)
+            message = await feed.receive_json(timeout=30, loads=orjson.loads)
         assert (message["sequence"], [quote["symbol"] for quote in message["quotes"]]) == (
             snapshot["sequence"] + 1,
             ["AAPL"],
@@ -402,10 +402,10 @@ async def test_a_fill_is_on_the_feed_long_before_the_next_tick(broker):
         trading(broker, tick_ms=60_000),
         broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
     ):
-        snapshot = await feed.receive_json(timeout=5, loads=orjson.loads)
+        snapshot = await feed.receive_json(timeout=30, loads=orjson.loads)
         before = next(quote for quote in snapshot["quotes"] if quote["symbol"] == "AAPL")
         await broker.place(1)
-        message = await feed.receive_json(timeout=10, loads=orjson.loads)
+        message = await feed.receive_json(timeout=30, loads=orjson.loads)
         await eventually(lambda: broker.events)
         (fill,) = broker.events
         assert message == {
@@ -422,14 +422,14 @@ async def test_the_feed_tells_every_trade_in_few_messages(broker):
         trading(broker, tick_ms=60_000),
         broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
     ):
-        messages = [await feed.receive_json(timeout=5, loads=orjson.loads)]
+        messages = [await feed.receive_json(timeout=30, loads=orjson.loads)]
         quotes = {quote["symbol"]: quote for quote in messages[0]["quotes"]}
         trades: list[dict[str, Any]] = []
         placing = [broker.place(64, symbol=("AAPL", "MSFT")[n % 2]) for n in range(20)]
         await asyncio.gather(*placing)
         await eventually(lambda: len(broker.events) == 20 * 64)
         while len(trades) < 20 * 64:
-            messages.append(await feed.receive_json(timeout=5, loads=orjson.loads))
+            messages.append(await feed.receive_json(timeout=30, loads=orjson.loads))
             quotes |= {quote["symbol"]: quote for quote in messages[-1]["quotes"]}
             trades += messages[-1]["trades"]
             for symbol in {trade["symbol"] for trade in messages[-1]["trades"]}:
@@ -441,14 +441,14 @@ async def test_the_feed_tells_every_trade_in_few_messages(broker):
         fills = [(event["price"], event["quantity"], event["at"]) for event in broker.events]
         assert sorted((trade["price"], trade["quantity"], trade["at"]) for trade in trades) == sorted(fills)
         async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as other:
-            snapshot = await other.receive_json(timeout=5, loads=orjson.loads)
+            snapshot = await other.receive_json(timeout=30, loads=orjson.loads)
         assert (snapshot["sequence"], snapshot["quotes"]) == (messages[-1]["sequence"], list(quotes.values()))
 
 
 async def test_the_noise_of_a_tick_is_on_the_feed(broker):
     async with trading(broker, tick_ms=10):
         async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
-            messages = [await feed.receive_json(timeout=5, loads=orjson.loads) for _ in range(10)]
+            messages = [await feed.receive_json(timeout=30, loads=orjson.loads) for _ in range(10)]
         for message in messages[1:]:
             quoted = {quote["symbol"]: quote for quote in message["quotes"]}
             last = {trade["symbol"]: trade for trade in message["trades"]}
@@ -465,9 +465,9 @@ async def test_very_many_trades_come_in_several_messages_with_the_quotes_in_the_
         trading(broker, tick_ms=60_000),
         broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed,
     ):
-        await feed.receive_json(timeout=5)
+        await feed.receive_json(timeout=30)
         await broker.place(8)
-        messages = [await feed.receive_json(timeout=5) for _ in range(3)]
+        messages = [await feed.receive_json(timeout=30) for _ in range(3)]
         assert [(len(message["quotes"]), len(message["trades"])) for message in messages] == [(0, 3), (0, 3), (1, 2)]
 
 
@@ -481,12 +481,12 @@ async def test_a_socket_that_does_not_read_is_dropped_and_the_others_go_on(broke
             await loop.sock_sendall(slow, HANDSHAKE)
             async with broker.session.ws_connect(f"{broker.exchange}/v1/feed") as feed:
                 for _ in range(800):
-                    await feed.receive_json(timeout=5, loads=orjson.loads)
-                async with asyncio.timeout(5):
+                    await feed.receive_json(timeout=30, loads=orjson.loads)
+                async with asyncio.timeout(30):
                     with suppress(ConnectionResetError):
                         while await loop.sock_recv(slow, 1024 * 1024):
                             pass
-                assert (await feed.receive_json(timeout=5, loads=orjson.loads))["type"] == "quotes"
+                assert (await feed.receive_json(timeout=30, loads=orjson.loads))["type"] == "quotes"
 
 
 # Misbehaviour, one kind after another.
@@ -599,7 +599,7 @@ async def test_an_answer_that_never_comes(broker):
     async with trading(broker, faults={"timeout": 1}):
         order = broker.order()
         with pytest.raises(TimeoutError):
-            await broker.post(order, timeout_s=0.2)
+            await broker.post(order, timeout_s=2)
         await eventually(lambda: broker.ended() == {order["id"]})
 
 
@@ -936,12 +936,12 @@ async def test_an_order_that_trades_a_thousand_times_is_not_written_down_a_thous
 
 async def test_a_partly_filled_order_goes_on_after_a_restart(broker, tmp_path):
     """Half of its parts before the restart, the rest in one part after it; execution ids go on counting."""
-    slow = {"partial": 1, "partial_gap_ms": 1_000}
-    async with trading(broker, journal=tmp_path, faults=slow):
+    slow = {"partial": 1, "partial_gap_ms": 60_000}
+    async with trading(broker, journal=tmp_path, faults=slow, fill_delay_ms=20):
         (order_id,) = await broker.place(1)
         await eventually(lambda: len(broker.events_of(order_id)) >= 2)
         first = (await broker.lookup([order_id]))[order_id]["executions"]
-        assert first
+        assert len(first) == 1
     async with trading(broker, journal=tmp_path):
         await eventually(lambda: broker.ended() == {order_id})
         state = (await broker.lookup([order_id]))[order_id]
@@ -982,7 +982,7 @@ async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promisin
     ):
         (kept,) = await broker.place(1)
         await eventually(lambda: broker.events)
-        assert [(await feed.receive_json(timeout=5))["type"] for _ in range(2)] == ["snapshot", "quotes"]
+        assert [(await feed.receive_json(timeout=30))["type"] for _ in range(2)] == ["snapshot", "quotes"]
         monkeypatch.setattr(os, "write", full)
         order = broker.order()
         status, content = await broker.post(order)
@@ -995,7 +995,7 @@ async def test_a_journal_that_cannot_be_written_stops_the_exchange_from_promisin
         monkeypatch.undo()  # there is room again: nobody has to start anything anew
         status, content = await broker.post(order)
         assert (status, content["status"]) == (200, "EXISTS")
-        assert len((await feed.receive_json(timeout=5))["trades"]) == 1
+        assert len((await feed.receive_json(timeout=30))["trades"]) == 1
         await eventually(lambda: broker.ended() == {kept, order["id"]})
     async with trading(broker, journal=tmp_path):
         assert set(await broker.lookup([kept, order["id"]])) == {kept, order["id"]}

@@ -168,8 +168,9 @@ class Desk:
         return [row["cause"] for row in await self.broker.fetch("SELECT cause FROM inbox ORDER BY inbox_id")]
 
     async def everything(self) -> list[Any]:
-        """All that a callback could change."""
-        tables = ("account", "transfer", "posting", "trade", "execution", "event", "inbox")
+        """All that a callback could change; an account's version only says that somebody has looked at it."""
+        account = "(SELECT owner_id, asset, balance, held, floor, cost, gain FROM account) AS account"
+        tables = (account, "transfer", "posting", "trade", "execution", "event", "inbox")
         return [
             [tuple(row) for row in await self.broker.fetch(f"SELECT * FROM {name} ORDER BY 1, 2")] for name in tables
         ]
@@ -304,7 +305,8 @@ async def test_an_old_message_about_what_did_not_happen_changes_nothing(desk: De
     await desk.says(event(trade_id, "ACCEPTED"))
     before = await desk.everything()
     old = [fill(trade_id, "e-1"), fill(str(uuid4()), "e-2"), event(trade_id, "CANCELLED")]
-    assert await desk.says(old, at=time.time() - 301) == (204, None)
+    status, _ = await desk.says(old, at=time.time() - 301)
+    assert status == 503, "an exchange that denies what it has spoken of may be blind: it is to say so again"
     assert await desk.everything() == before
 
 
@@ -337,6 +339,44 @@ async def test_a_fill_is_settled_by_the_time_it_is_acknowledged(desk: Desk) -> N
         "Filled 10 AAPL at $101.2345 on average.",
     )
     assert (await desk.cash(), await desk.shares()) == (("8987.6550", "0.00"), 10)
+
+
+async def test_59_a_bust_that_overtakes_its_execution_is_taken_when_the_exchange_was_asked(desk: Desk) -> None:
+    """It is answered only then: whoever was to ask later may be killed, and after a 204 nobody says it again."""
+    trade_id = await desk.order()
+    bust = {**fill(trade_id, "e-1"), "type": "BUSTED"}
+    desk.exchange.away = True
+    assert await desk.says(bust) == (503, "exchange_unavailable")
+    desk.exchange.away = False
+    execution = {"execution_id": "e-1", "quantity": 10, "price": "100.00", "busted": True}
+    desk.exchange.states[trade_id] = {**state(trade_id, "FILLED", ("e-1", 10, "100.00")), "executions": [execution]}
+    assert await desk.says(bust) == (204, None)
+    assert (await desk.trade(trade_id))[0] == "FILLED"
+    assert (await desk.cash(), await desk.shares()) == (("10000.00", "0.00"), 0)
+
+
+async def test_8_an_overfill_that_ends_the_order_has_what_came_before_it_fetched(desk: Desk) -> None:
+    trade_id = await desk.order()
+    desk.exchange.states[trade_id] = state(trade_id, "FILLED", ("e-1", 4, "100.00"), ("e-2", 10, "100.00"))
+    assert await desk.says(fill(trade_id, "e-2", 10, "100.00", filled_quantity=14)) == (204, None)
+    status, executions, _ = await desk.trade(trade_id)
+    assert (status, len(executions)) == ("FILLED", 1)
+    assert desk.exchange.asked_about
+
+
+async def test_8_who_says_that_more_was_executed_than_ordered_is_asked_for_all_of_it(desk: Desk) -> None:
+    """Before it is answered: the next word may end the order, and then nobody would ask for the first execution."""
+    trade_id = await desk.order()
+    fills = [("e-1", 4, "100.00"), ("e-2", 5, "100.00"), ("e-3", 2, "100.00")]
+    desk.exchange.states[trade_id] = state(trade_id, "FILLED", *fills)
+    desk.exchange.away = True
+    told = fill(trade_id, "e-3", 2, filled_quantity=11)
+    assert await desk.says(told) == (503, "exchange_unavailable")
+    desk.exchange.away = False
+    assert await desk.says(told) == (204, None)
+    rows = await desk.broker.fetch("SELECT execution_id FROM execution ORDER BY 1")
+    assert [row["execution_id"] for row in rows] == ["e-1", "e-2", "e-3"]
+    assert (await desk.trade(trade_id))[0] in {"FILLED", "CANCELLED"}
 
 
 async def test_a_repeated_fill_is_settled_once(desk: Desk) -> None:

@@ -18,6 +18,7 @@ from broker.alpaca.activities import ActivitiesRoutes
 from broker.alpaca.errors import answers
 from broker.config import Config
 from broker.core.history import POINTS_MAX
+from broker.http import CALLER
 from broker.worth import Worth
 
 offsets = st.integers(-1_439, 1_439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -42,13 +43,14 @@ def questions(required: dict[str, st.SearchStrategy[str]], **more: st.SearchStra
 
 def asked(handler: Callable[[web.Request], Any], query: dict[str, str]) -> tuple[int, Any]:
     request = make_mocked_request("GET", f"/?{urlencode(query)}")
+    request[CALLER] = Mock()
     response = cast(web.Response, asyncio.run(answers(handler)(request)))  # type: ignore[arg-type]
     return response.status, orjson.loads(cast(bytes, response.body))
 
 
-def nobody() -> tuple[Any, Any]:
-    """A caller, and a database that knows nothing of it."""
-    return Mock(caller=AsyncMock()), Mock(fetch=AsyncMock(return_value=[]))
+def empty() -> Any:
+    """A database that knows nothing of who asks."""
+    return Mock(fetch=AsyncMock(return_value=[]))
 
 
 @given(
@@ -59,9 +61,9 @@ def nobody() -> tuple[Any, Any]:
 @example(datetime(2026, 11, 22, tzinfo=UTC), {"date_end": "9999-12-31"})
 @example(datetime(2026, 11, 22, tzinfo=UTC), {"start": "0020-01-01", "end": "0030-01-01"})
 def test_a_history(now: datetime, query: dict[str, str]) -> None:
-    auth, database = nobody()
+    database = empty()
     worth = Worth(database, lambda symbol: None)
-    routes = AccountRoutes(database, Mock(), worth, Mock(), auth, lambda: now, Config())
+    routes = AccountRoutes(database, Mock(), worth, Mock(), Mock(), lambda: now, Config())
     status, found = asked(routes.history, query)
     assert status in {200, 422}, found
     if status == 200:
@@ -73,6 +75,6 @@ def test_a_history(now: datetime, query: dict[str, str]) -> None:
 @example({"date": "9999-12-31"})
 @example({"date": "0001-01-01"})
 def test_activities(query: dict[str, str]) -> None:
-    auth, database = nobody()
-    status, found = asked(ActivitiesRoutes(database, auth).activities, query)
+    database = empty()
+    status, found = asked(ActivitiesRoutes(database, Mock()).activities, query)
     assert status in {200, 422}, found

@@ -125,7 +125,7 @@ class Books(RuleBasedStateMachine):
     def _advance(self, holder: Account, world: Conditions) -> None:
         self._take(holder, trading.start_next(holder, world), world)
         self.touched = holder
-        assert not holder.waiting or holder.turn, "a trade waits and nobody's turn it is"
+        assert not holder.waiting or holder.turns, "a trade waits and nobody's turn it is"
 
     def _pick(self, pick: int) -> tuple[Account, Trade] | None:
         """An open trade (of those that wait, the first of each customer), or one that ended lately."""
@@ -187,7 +187,7 @@ class Books(RuleBasedStateMachine):
         before = pickle.dumps(holder)
         estimate = trading.estimate(holder, command, world)
         assert pickle.dumps(holder) == before, "an estimate changes nothing"
-        is_next = not holder.turn
+        is_next = not holder.turns
         events = trading.place(holder, command, world)
         self._take(holder, events, world)
         self._advance(holder, world)
@@ -379,7 +379,7 @@ class Books(RuleBasedStateMachine):
     def _check(self, holder: Account) -> None:
         self.model.check(holder)
         at_work = [each for each in holder.working.values() if not rests(each) and not each.replaces_at_exchange]
-        assert [each.trade_id for each in at_work] == ([holder.turn] if holder.turn else [])
+        assert [each.trade_id for each in at_work] == list(holder.turns)
         assert not any(each.acknowledged and each.replaces in holder.working for each in holder.working.values())
 
     def teardown(self) -> None:

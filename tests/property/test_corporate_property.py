@@ -128,7 +128,7 @@ def test_an_event_is_booked_once_for_each_customer(one: Account, action: Corpora
 
 def decide(one: Account, command: AdjustPosition, known: Known, times: int) -> list[object]:
     items = [Item(one.customer_id, command, Waiting(), 0.0) for _ in range(times)]  # type: ignore[arg-type]
-    decided = Batch({one.customer_id: one}, {}, known, conditions(), Config()).decide(items, advance=False)
+    decided = Batch({one.customer_id: one}, known, conditions(), Config()).decide(items, advance=False)
     assert len([answer for _, answer in decided.answers if isinstance(answer, Adjusted)]) == times
     return list(decided.events)
 

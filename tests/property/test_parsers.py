@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook as StandardWebhook
 
@@ -19,6 +19,7 @@ from broker.core.types import PRICE_MAX, QUANTITY_MAX, TradeId
 from broker.exchange import Webhook
 from broker.http import ApiError, convert, parse_json
 from broker.metrics import Metrics
+from tests.fuzz.parsers import PARSERS, parse
 
 ORDER_ID = "01a2010e-7a5a-773b-9df4-6dac983c1d63"
 KEY = bytes(32)
@@ -221,3 +222,66 @@ def test_any_text_is_a_secret_or_a_value_error(text: str) -> None:
         except ValueError:
             continue
         assert signing.decode_secret(signing.encode_secret(key)) == key
+
+
+# ------------------------------------------------------------------ all the others
+
+SEEDS = [
+    *(
+        "",
+        " ",
+        "0",
+        "-1",
+        "1.50",
+        "1e5",
+        "NaN",
+        "[]",
+        "{}",
+        "null",
+        '"x"',
+        "AAPL",
+        "AAPL=west",
+        "whsec_AAAA",
+        "\0",
+        "\n",
+    ),
+    *('{"action":"subscribe","symbols":["AAPL"]}', '{"action":"auth","key":"k","secret":"s"}', '{"action":"listen"}'),
+    *('{"action":"authenticate","token":"t"}', '{"symbol":"AAPL","side":"buy","order_type":"market","quantity":1}'),
+    *('{"symbol":"AAPL","qty":"1","side":"buy","type":"market","time_in_force":"day"}', "from=2026-11-27&limit=5"),
+    *("symbols=AAPL&start=2026-11-27T14:30:00Z&page_token=QUFQTHw=", "https://hooks.example/x", "http://[::1]:1/"),
+    '{"type":"snapshot","sequence":1,"quotes":[{"symbol":"AAPL"}]}',
+    '{"format":"stockbroker feed","version":1,"recorded_at":"2026-11-27T14:30:00Z","source":"x"}\n{"after_ms":0}',
+    "sec: sell, from=2026-01-01, rate=0.0000206",
+    "GME=10000/10000",
+]
+
+texts = st.one_of(
+    st.binary(),
+    st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
+    nested(st.text()).map(written),
+    st.builds(twisted, st.sampled_from(SEEDS).map(str.encode), st.integers(0), st.integers(0, 255)),
+)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@settings(max_examples=50)
+@given(texts)
+@example(b"[" * 100_000)
+@example(b'{"a":' * 100_000)
+@example(b"9" * 100_000)
+@example(b"\x93" * 100_000)
+@example(b"\x81\xa1a" * 50_000)
+@example(b"1E+999999")
+@example(b"1e11100010000000248777112244")  # which Decimal takes for no number
+@example(b'{"amount":1E+999999,"qty":1E+999999,"quantity":1E+999999,"price":1E+999999}')
+@example(b'{"symbol":"\\ud800","action":"\\ud800"}')
+@example(b"\xff\xfe\n\xff\n\xff\n\xff")
+@example("\uff11\uff10".encode())
+def test_any_bytes_are_taken_or_refused_with_the_parsers_own_error(name: str, data: bytes) -> None:
+    parse(name, data)
+
+
+def test_whatever_is_right_is_taken_by_some_parser() -> None:
+    """So that the seeds lead further than the first guard."""
+    taken = {name for name in PARSERS for seed in SEEDS if parse(name, seed.encode())}
+    assert len(taken) > len(PARSERS) / 2, sorted(PARSERS.keys() - taken)

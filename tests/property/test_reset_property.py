@@ -115,7 +115,7 @@ def test_a_reset_is_booked_once_for_each_reference(one: Account, command: ResetA
 def decide(one: Account, command: ResetAccount, known: Known, times: int) -> tuple[list[object], list[object]]:
     one.account_type = AccountType.CASH  # of margin accounts a level is noted, too
     items = [Item(one.customer_id, command, Waiting(), 0.0) for _ in range(times)]  # type: ignore[arg-type]
-    decided = Batch({one.customer_id: one}, {}, known, conditions(), Config()).decide(items, advance=False)
+    decided = Batch({one.customer_id: one}, known, conditions(), Config()).decide(items, advance=False)
     return list(decided.events), [answer for _, answer in decided.answers]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 
@@ -103,6 +104,40 @@ def test_no_more_symbols_than_there_may_be_also_when_more_are_listed() -> None:
     assert following(everything) == {("quotes", "AAPL"), ("quotes", "MSFT")}
 
 
+def test_what_is_not_listed_is_acknowledged_and_costs_no_topic_until_it_is_listed() -> None:
+    hubs = made(stream_symbols_max=3)
+    one, _ = subscribed(hubs, quotes=["NVDA", "AAPL"], lulds=["NOSUCH"])
+    nothing = {channel.value: [] for channel in DataChannel}
+    assert one.state() == nothing | {"quotes": ["NVDA", "AAPL"], "lulds": ["NOSUCH"]}
+    assert following(one) == {("quotes", "AAPL")}
+    hubs.listed([AAPL, MSFT, NVDA])
+    assert following(one) == {("quotes", "AAPL"), ("quotes", "NVDA")}
+    one.remove({DataChannel.QUOTES: ["NVDA"], DataChannel.LULDS: ["NOSUCH", "AAPL"]})
+    assert one.state() == nothing | {"quotes": ["AAPL"]}
+
+
+def test_names_of_what_is_not_listed_take_no_place_of_what_is() -> None:
+    hubs = made(stream_symbols_max=3)
+    everything, _ = subscribed(hubs, quotes=["*", "AA"])
+    hubs.listed([AAPL, MSFT, NVDA])
+    assert following(everything) == {("quotes", "AAPL"), ("quotes", "MSFT"), ("quotes", "NVDA")}
+
+
+def test_a_stream_with_as_many_names_as_it_may_have_costs_little_memory() -> None:
+    hubs = made()
+    names = [f"ZZZZZZZZ{number:04}" for number in range(Config().stream_symbols_max)]
+    tracemalloc.start()
+    try:
+        one, _ = subscribed(hubs)
+        for channel in DataChannel:
+            one.add({channel: json.loads(json.dumps(names))})
+        cost, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cost < 200_000
+    assert one.state() == {channel.value: names for channel in DataChannel}
+
+
 async def test_each_client_reads_what_it_follows_in_its_own_encoding() -> None:
     hubs = made()
     _, packed = subscribed(hubs, quotes=["AAPL"], trades=["AAPL"])
@@ -165,3 +200,21 @@ def test_what_is_remembered_is_bounded_and_forgotten_with_the_order() -> None:
     for word, order_id in (("canceled", "7"), ("rejected", "8"), ("new", "9")):
         telling.messages(event(word, order_id))
     assert list(telling.waiting) == []
+
+
+async def test_who_leaves_takes_nothing_from_those_who_read_the_other_encoding() -> None:
+    """Each encoding has a hub of its own, with topics of the same names."""
+    hubs = made()
+    stays, wire = subscribed(hubs, packed=True, quotes=["AAPL"])
+    leaves, _ = subscribed(hubs, packed=False, quotes=["AAPL"], trades=["MSFT"])
+    hubs.gone(leaves)
+    assert following(leaves) == set()
+    assert following(stays) == {("quotes", "AAPL")}
+    writing = asyncio.create_task(hubs.run_msgpack())
+    hubs.quotes([AAPL], {AAPL: QUOTE})
+    await asyncio.sleep(0)
+    while not wire.written:
+        await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait({writing})
+    hubs.gone(stays)

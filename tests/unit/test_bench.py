@@ -63,7 +63,7 @@ def test_the_cpu_of_processes_below_counts_also_when_they_have_ended():
         [sys.executable, "-c", waits, busy.format(0.2)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:
         parent.stdout.readline()
-        assert cpu_s(parent.pid) < 0.2 <= cpu_below_s(os.getpid()) - before
+        assert cpu_s(parent.pid) < 0.17 < cpu_below_s(os.getpid()) - before  # each part is counted in hundredths
         parent.stdin.close()
 
 

@@ -101,6 +101,7 @@ def test_every_table_of_fees_that_is_shown_can_be_read(command: str) -> None:
 
 def test_every_variable_that_is_named_exists() -> None:
     known = {f"BROKER_{each.name.upper()}" for each in dataclasses.fields(Config)} | {"BROKER_URL"}
+    known |= {f"{name}_FILE" for name in known}  # a file that has the value
     assert set(re.findall(r"\bBROKER_[A-Z_]+\b", everything())) <= known
 
 
@@ -400,3 +401,14 @@ def test_the_routes_of_a_dialect_are_found_by_their_method() -> None:
 if __name__ == "__main__":
     for each_group in GROUPS:
         print(settings_table(each_group), end="\n\n")  # noqa: T201 - printing is what it does as a program
+
+
+# ------------------------------------------------------------------ the fault table
+
+
+def test_every_fault_has_its_row_and_every_test_that_a_row_names_exists():
+    page = text("docs/reliability.md")
+    assert [int(number) for number in re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)] == list(range(1, 67))
+    written = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    known = set(re.findall(r"def (test_\w+)", written))
+    assert set(re.findall(r"`(test_\w+)`", page)) <= known

@@ -281,12 +281,12 @@ def test_the_one_exit_of_an_oto_goes_to_the_exchange(exits: tuple[str | None, st
 def test_an_exit_waits_for_nobody_and_nobody_for_it() -> None:
     world = filled_bracket()
     world.do(order(world.holder, number=9, quantity=1))
-    assert world.holder.turn == trade_id(9)
+    assert list(world.holder.turns) == [trade_id(9)]
     world.wake(3, "180.00")
     world.say(2, "CANCELLED", "asked")
-    assert world.holder.turn == trade_id(9)
+    assert list(world.holder.turns) == [trade_id(9)]
     world.fill(9, 1, "190.00")
-    assert world.holder.turn is None
+    assert not world.holder.turns
 
 
 # ------------------------------------------------------------------ replacing in a group
@@ -312,6 +312,13 @@ def test_a_take_profit_is_replaced_at_the_exchange_and_its_group_goes_on() -> No
     assert world.say(4, "ACCEPTED") == [(2, "ended", "REPLACED"), (4, "accepted", "IN PROGRESS")]
     assert world.open() == {3: "HELD", 4: "IN PROGRESS"}
     assert world.fill(4, 10, "210.00") == [(4, "executed", "FILLED"), (3, "ended", "CANCELLED")]
+
+
+def test_with_an_entry_that_the_exchange_replaces_unasked_its_exits_end() -> None:
+    world = bracket(entry_limit="190.00")
+    world.say(1, "ACCEPTED")
+    assert world.say(1, "REPLACED") == [(1, "ended", "REPLACED"), (2, "ended", "CANCELLED"), (3, "ended", "CANCELLED")]
+    assert world.open() == {}
 
 
 def test_a_replacement_that_the_exchange_refuses_leaves_the_group_as_it_was() -> None:
@@ -503,7 +510,7 @@ def test_on_margin_what_waits_for_its_turn_with_its_cash_counts() -> None:
     world.do(command)
     world.say(1, "ACCEPTED")
     before = credit.spending_power(holder, conditions(world.market))
-    holder.turn = trade_id(1)
+    holder.turns[trade_id(1)] = None
     world.policy = Policy()
     world.do(Wake(holder.customer_id, trade_id(2)))
     assert [each.trade_id.int for each in holder.waiting] == [2]
@@ -519,7 +526,7 @@ def test_orders_of_an_auction_wait_at_the_exchange_and_hold_up_nobody() -> None:
     world = GroupWorld(account(cash="10000"), FixedMarket({"AAPL": "190.00"}), Policy(is_open=lambda _: False))
     assert world.do(order(world.holder, time_in_force=TimeInForce.OPG))[-1] == (1, "started", "IN PROGRESS")
     world.say(1, "ACCEPTED")
-    assert world.holder.turn is None
+    assert not world.holder.turns
     world.policy = Policy(takes=lambda time_in_force, _: time_in_force is not TimeInForce.CLS)
     assert world.do(order(world.holder, number=2, time_in_force=TimeInForce.CLS))[-1] == (2, "ended", "REJECTED")
 

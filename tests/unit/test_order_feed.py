@@ -24,6 +24,7 @@ class Books:
         self.newest_seq = {ADA: 3, BOB: 3}
         self.meanwhile: Callable[[], None] = lambda: None
         self.has_read = asyncio.Event()
+        self.readers: list[CustomerId] = []
         self.answers_of = {ADA: asyncio.Event(), BOB: asyncio.Event()}
         for each in self.answers_of.values():
             each.set()
@@ -38,6 +39,7 @@ class Books:
 
     async def read(self, customer_id: CustomerId, after: int, limit: int) -> list[tuple[int, bytes]]:
         self.has_read.set()
+        self.readers.append(customer_id)
         await self.answers_of[customer_id].wait()
         return [(seq, b"%d" % seq) for seq in range(after + 1, self.newest_seq[customer_id] + 1)][:limit]
 
@@ -119,3 +121,37 @@ async def test_however_many_catch_up_what_is_new_is_read_at_once(books: Books, f
         assert await asyncio.wait_for(live.next(SILENCE_S), 1.0) == [(3, b"3")]
         books.answers_of[ADA].set()
         assert {len(each) for each in await asyncio.gather(*waiting)} == {Config().order_stream_page}
+
+
+async def test_who_is_far_behind_waits_for_one_read_of_each_customer_and_not_of_each_stream(
+    books: Books, feed: OrderFeed
+) -> None:
+    page = Config().order_stream_page
+    books.newest_seq = {ADA: 10 * page, BOB: 10 * page}
+    books.answers_of[ADA].clear()
+    with ExitStack() as followed:
+        readers = [followed.enter_context(feed.follow(customer_id)) for customer_id in [ADA] * 8 + [BOB]]
+        for each in readers:
+            await each.begin(0)
+        waiting = [asyncio.create_task(each.next(SILENCE_S)) for each in readers]
+        await books.has_read.wait()
+        books.answers_of[ADA].set()
+        assert {len(each) for each in await asyncio.gather(*waiting)} == {page}
+    assert books.readers == [ADA, BOB, *[ADA] * 7]
+
+
+async def test_who_leaves_while_it_waits_to_catch_up_leaves_its_turn_to_others(books: Books, feed: OrderFeed) -> None:
+    page = Config().order_stream_page
+    books.newest_seq = {ADA: 10 * page, BOB: 10 * page}
+    books.answers_of[ADA].clear()
+    with ExitStack() as followed:
+        readers = [followed.enter_context(feed.follow(customer_id)) for customer_id in (ADA, ADA, ADA, BOB)]
+        for each in readers:
+            await each.begin(0)
+        waiting = [asyncio.create_task(each.next(SILENCE_S)) for each in readers]
+        await books.has_read.wait()
+        for task in waiting[:2]:  # one that reads, one that waits
+            task.cancel()
+        await asyncio.wait(waiting[:2])
+        books.answers_of[ADA].set()
+        assert [len(each) for each in await asyncio.gather(*waiting[2:])] == [page, page]

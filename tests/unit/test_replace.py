@@ -85,7 +85,7 @@ def test_a_waiting_trade_is_cancelled_at_once() -> None:
     assert [(event.step, event.status, event.reason) for event in events] == [
         (Step.ENDED, "CANCELLED", "Cancelled at your request.")
     ]
-    assert (list(holder.waiting), holder.turn) == ([], first.trade_id)
+    assert (list(holder.waiting), list(holder.turns)) == ([], [first.trade_id])
 
 
 def test_a_trade_at_the_exchange_is_asked_to_be_cancelled_once() -> None:
@@ -243,7 +243,7 @@ def test_a_fill_of_the_new_one_that_cannot_be_the_customers_takes_its_place_too(
     old = resting(holder)
     new = amend(holder, old, limit="110")
     outcomes = settle(holder, new, fill(new, 4, "111"))
-    assert (old.status, new.status, len(outcomes)) == ("REPLACED", "IN PROGRESS", 3)
+    assert (old.status, new.status, len(outcomes)) == ("REPLACED", "IN PROGRESS", 4)
     assert holds(holder, old, new) == ["0", "1100"]
 
 
@@ -264,6 +264,16 @@ def test_the_old_one_ends_otherwise_and_the_new_one_is_refused() -> None:
     assert holds(holder, new) == ["100"]
     settle(holder, new, end(new, "REJECTED", "the order is finished"))
     assert (old.status, new.status, holder.cash) == ("CANCELLED", "REJECTED", Holding(dollars("2000")))
+
+
+def test_a_replacement_that_never_arrived_and_is_given_up_leaves_the_old_one_where_it_is() -> None:
+    holder = account(cash="2000")
+    old = resting(holder)
+    new = amend(holder, old, limit="110")
+    given_up = end(new, "CANCELLED", "asked")
+    given_up.never_taken = True
+    settle(holder, new, given_up)
+    assert (old.status, new.status, holds(holder, old)) == ("IN PROGRESS", "CANCELLED", ["1000"])
 
 
 def test_refused_by_the_exchange_the_old_one_lives_on_and_the_extra_is_free() -> None:
@@ -290,7 +300,7 @@ def test_the_next_trade_need_not_wait_for_a_replacement() -> None:
     holder = account(cash="5000")
     new = amend(holder, resting(holder), limit="101")
     following = working(holder, MARKET)
-    assert (holder.turn, new.status) == (following.trade_id, "IN PROGRESS")
+    assert (list(holder.turns), new.status) == ([following.trade_id], "IN PROGRESS")
 
 
 def test_a_replacement_is_replaced_in_its_turn() -> None:
@@ -317,7 +327,7 @@ def test_a_waiting_order_is_replaced_without_the_exchange() -> None:
     assert (list(holder.waiting), new.replaces, new.replaces_at_exchange) == ([new], old.trade_id, False)
     settle(holder, first, end(first, "REJECTED"))
     assert [event.step for event in trading.start_next(holder, conditions(MARKET))] == [Step.STARTED]
-    assert (holder.turn, new.hold) == (new.trade_id, dollars("900"))
+    assert (list(holder.turns), new.hold) == ([new.trade_id], dollars("900"))
 
 
 def refused(outcome: object) -> str:

@@ -66,7 +66,7 @@ def checked(holder: Account, world: Conditions, side: Side = BUY, quantity: int 
     estimate = trading.estimate(holder, command, world)
     assert pickle.dumps(holder) == before
     placed = trading.place(holder, command, world)
-    holder.turn = None  # whatever is at work, this one is looked at now
+    holder.turns.clear()  # whatever is at work, this one is looked at now
     event = placed[-1] if len(placed) > 1 else next(trading.start_next(holder, world))
     if event.refused is None:
         assert (event.step, estimate.refusals, estimate.hold) == (Step.STARTED, [], event.trade.hold)

@@ -1,18 +1,19 @@
 """What the exchange says, one example for each thing that can be wrong with it; numbers are rows of the fault list."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
-from broker.core import settlement
+from broker.core import settlement, trading
 from broker.core.account import Account, Holding
 from broker.core.conditions import Policy
 from broker.core.fees import parse_fees
 from broker.core.messages import Anomaly, Event, Repeat, Report, ReportType, Restricted, Step, TradeEvent
 from broker.core.money import Money
-from broker.core.postings import CASH, House, entry_postings, house_owner
+from broker.core.postings import CASH, EntryKind, House, entry_postings, house_owner
 from broker.core.types import AccountType, CustomerId, Fill, Side, Trade
-from tests.builders import AAPL, FixedMarket, account, conditions, dollars, end, fill, settle, working
+from tests.builders import AAPL, FixedMarket, account, conditions, dollars, end, fill, order, settle, working
 
 MARKET = FixedMarket({"AAPL": "100"})
 CUSTOMER = 1001
@@ -71,6 +72,21 @@ def test_1_a_repeated_execution_changes_nothing() -> None:
     assert pickle.dumps((holder, trade)) == before
 
 
+def test_what_one_exchange_says_of_an_order_that_another_has_changes_nothing() -> None:
+    """Its key lets it speak of its own orders; it must not settle those of others."""
+    holder = account(cash="2000")
+    trade = working(holder, MARKET)
+    before = pickle.dumps((holder, trade))
+    for report in (
+        fill(trade, 4, "100"),
+        fill(trade, 10, "100", "e1", "FILLED"),
+        bust(trade),
+        correction(trade, 1, "1"),
+    ):
+        assert settle(holder, trade, replace(report, venue="west")) is Anomaly.OTHER_VENUE
+    assert pickle.dumps((holder, trade)) == before
+
+
 @pytest.mark.parametrize(("quantity", "price"), [(4, "99.99"), (5, "100")])
 def test_2_an_execution_with_other_figures_is_never_believed(quantity: int, price: str) -> None:
     holder = account(cash="2000")
@@ -84,9 +100,9 @@ def test_2_an_execution_with_other_figures_is_never_believed(quantity: int, pric
 def test_3_a_fill_before_the_acceptance_settles_and_acknowledges() -> None:
     holder = account(cash="2000")
     trade = working(holder, MARKET, limit="100")
-    assert holder.turn == trade.trade_id
+    assert list(holder.turns) == [trade.trade_id]
     settle(holder, trade, fill(trade, 4, "100"))
-    assert (trade.status, trade.acknowledged, holder.turn) == ("PARTIALLY FILLED", True, None)
+    assert (trade.status, trade.acknowledged, list(holder.turns)) == ("PARTIALLY FILLED", True, [])
     accepted = Report(trade.trade_id, ReportType.ACCEPTED, "sim")
     assert settle(holder, trade, accepted) is Repeat.NOTHING_NEW
     assert trade.reason == "Filled 4 of 10 AAPL so far, at $100.00 on average."
@@ -187,6 +203,17 @@ def test_a_part_above_the_limit_is_not_paid_from_what_the_rest_reserved() -> Non
     trade = working(holder, MARKET, limit="100")
     assert hear(holder, trade, fill(trade, 5, "150"))[0] is Anomaly.ABOVE_MAX_PRICE
     assert (trade.status, trade.hold, figures(holder)[0]) == ("IN PROGRESS", dollars("1000"), dollars("2000"))
+
+
+def test_a_fill_in_suspense_says_that_the_exchange_has_the_order_and_the_next_one_starts() -> None:
+    """Where every other word of it was lost, nothing else would ever say so: an order looked up tells its fills."""
+    holder = account(cash="5000")
+    trade = working(holder, MARKET, limit="100")
+    trading.place(holder, order(holder, Side.BUY, 1), conditions(MARKET))
+    assert list(trading.start_next(holder, conditions(MARKET))) == []
+    outcomes = hear(holder, trade, fill(trade, 5, "150"))
+    assert [event.step for event in outcomes if isinstance(event, TradeEvent)] == [Step.ACCEPTED, Step.SUSPENSE]
+    assert [event.step for event in trading.start_next(holder, conditions(MARKET))] == [Step.STARTED]
 
 
 def test_9_rejected_after_a_part_releases_only_the_rest() -> None:
@@ -373,6 +400,17 @@ def test_58_corrected_shares_in_suspense_are_counted_once() -> None:
     assert (trade.status, trade.filled_quantity) == ("CANCELLED", 3)
 
 
+def test_58_the_correction_of_an_execution_in_suspense_is_of_the_suspense_account_too() -> None:
+    holder = account(cash="2000")
+    trade = filled(holder)
+    settle(holder, trade, fill(trade, 2, "100", "late"))
+    cash, shares = holder.cash.balance, holder.positions[AAPL].balance
+    outcomes = settlement.settle(holder, trade, correction(trade, 2, "90", "right", corrects="late"), conditions())
+    entries = [each.entry for each in outcomes if isinstance(each, TradeEvent) and each.entry]
+    assert [each.kind for each in entries] == [EntryKind.BUST, EntryKind.SUSPENSE]
+    assert (holder.cash.balance, holder.positions[AAPL].balance) == (cash, shares)
+
+
 def test_59_a_bust_that_is_repeated_or_unknown_does_nothing() -> None:
     holder = account(cash="2000")
     trade = filled(holder)
@@ -381,7 +419,9 @@ def test_59_a_bust_that_is_repeated_or_unknown_does_nothing() -> None:
     settle(holder, trade, bust(trade))
     before = pickle.dumps((holder, trade))
     assert settle(holder, trade, bust(trade)) is Repeat.NOTHING_NEW
-    assert settle(holder, trade, fill(trade, 10, "100")) is Repeat.NOTHING_NEW
+    again = fill(trade, 10, "100")
+    again.filled_quantity = 10
+    assert settle(holder, trade, again) is Repeat.NOTHING_NEW
     assert pickle.dumps((holder, trade)) == before
 
 
@@ -464,3 +504,26 @@ def test_58_a_corrected_sale_leaves_cost_and_gain_as_if_it_had_been_right_at_onc
     hear(holder, sold, report)
     position = holder.positions[AAPL]
     assert (position.balance, position.cost, position.gain) == (10, dollars("1000"), dollars("510"))
+
+
+def test_why_an_order_was_cancelled_is_what_whoever_asked_for_it_said_also_after_a_fill() -> None:
+    holder = account(cash="100000")
+    trade = working(holder, FixedMarket({"AAPL": "190.20"}))
+    trading.cancel(holder, trade, "Cancelled by an operator: news pending.")
+    first = Report(trade.trade_id, ReportType.PARTIALLY_FILLED, "sim", "e1", Fill(3, dollars("190")), 3)
+    settlement.settle(holder, trade, first, conditions())
+    assert _reason_of_end(holder, trade, 3) == "Cancelled by an operator: news pending."
+
+
+def test_who_asked_for_a_cancel_is_not_made_up_after_a_restart() -> None:
+    holder = account(cash="100000")
+    trade = working(holder, FixedMarket({"AAPL": "190.20"}))
+    trade.cancel_requested, trade.reason = True, "Filled 3 of 10 AAPL."
+    assert _reason_of_end(holder, trade, 0) == "Cancelled, as was asked for."
+
+
+def _reason_of_end(holder: Account, trade: Trade, filled: int) -> str:
+    ended = Report(trade.trade_id, ReportType.CANCELLED, "sim", filled_quantity=filled, reason="asked")
+    (event,) = settlement.settle(holder, trade, ended, conditions())
+    assert isinstance(event, TradeEvent)
+    return event.reason

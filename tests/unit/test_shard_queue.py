@@ -8,7 +8,7 @@ import pytest
 
 from broker.batch import Item, Overloaded
 from broker.config import Config
-from broker.core.messages import PlaceTrade
+from broker.core.messages import PlaceTrade, Report, ReportType
 from broker.core.types import CustomerId, Side, TradeId
 from broker.metrics import Metrics
 from broker.shards import Shard, Shards
@@ -67,3 +67,30 @@ async def test_a_full_queue_is_said_to_be_full() -> None:
         place(shard, number)
     with pytest.raises(Overloaded):
         place(shard, 40)
+
+
+async def test_words_that_are_more_than_the_queue_takes_are_all_heard() -> None:
+    """Else the first of them are taken again and again, and the last never."""
+    shard = a_shard(room=2)
+    shards = Shards([shard], lambda _: CustomerId(1), Mock(), Metrics())
+    trade_id = TradeId(uuid4())
+    words = [Report(trade_id, ReportType.ACCEPTED, "sim", reason=str(number)) for number in range(11)]
+    hearing = asyncio.create_task(shards.report(words))
+    heard: list[str | None] = []
+    while not hearing.done():
+        await asyncio.sleep(0)
+        for item in shard._drain():
+            assert isinstance(item.command, Report)
+            heard.append(item.command.reason)
+            item.reply.set_result(item.command.reason == "3")
+    assert await hearing == {trade_id}
+    assert heard == [word.reason for word in words]
+
+
+async def test_words_for_which_there_is_no_room_at_all_are_to_be_said_again() -> None:
+    shard = a_shard(room=2)
+    shards = Shards([shard], lambda _: CustomerId(1), Mock(), Metrics())
+    for _ in range(4):
+        shard.submit(CustomerId(1), Report(TradeId(uuid4()), ReportType.ACCEPTED, "sim"))
+    with pytest.raises(Overloaded):
+        await shards.report([Report(TradeId(uuid4()), ReportType.ACCEPTED, "sim")])

@@ -61,6 +61,7 @@ REFUSED: dict[str, Callable[[Headers], Headers]] = {
     "a later time": changed("webhook-timestamp", str(AT + 1)),
     "no time": changed("webhook-timestamp", ""),
     "a time in words": changed("webhook-timestamp", "now"),
+    "a zero before the time": changed("webhook-timestamp", f"0{AT}"),
     "a fraction": changed("webhook-timestamp", f"{AT}.0"),
     "a time in other digits": changed(
         "webhook-timestamp", str(AT).translate(str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩"))
@@ -95,6 +96,16 @@ def test_a_time_that_no_clock_shows_is_refused_although_it_is_signed(at: int) ->
     """So that whoever compares it with a clock needs no care."""
     with pytest.raises(signing.BadSignature):
         signing.verify([KEY], headers(at=at), BODY)
+
+
+def test_what_was_signed_cannot_be_cut_elsewhere() -> None:
+    """Nobody may say that a part of the body was the time, and what stood before it the id."""
+    body = f"{AT + 1}.{{}}".encode()
+    given = headers(body=body)
+    assert signing.verify([KEY], given, body) == AT
+    moved = given | {"webhook-id": f"msg_1.{AT}", "webhook-timestamp": str(AT + 1)}
+    with pytest.raises(signing.BadSignature):
+        signing.verify([KEY], moved, b"{}")
 
 
 def test_a_secret_is_its_text_and_back() -> None:

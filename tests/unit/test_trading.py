@@ -6,8 +6,8 @@ from broker.core import settlement, trading
 from broker.core.account import Holding
 from broker.core.messages import Anomaly, CashMoved, MoveCash, Refusal, Repeat
 from broker.core.money import Money
-from broker.core.types import CustomerId, Side
-from tests.builders import AAPL, FixedMarket, account, conditions, dollars, end, fill, place, settle, working
+from broker.core.types import CustomerId, Side, Symbol
+from tests.builders import AAPL, FixedMarket, account, conditions, dollars, end, fill, order, place, settle, working
 
 MARKET = FixedMarket({"AAPL": "190.20"})
 
@@ -82,6 +82,35 @@ def test_the_next_trade_starts_when_the_one_before_has_ended() -> None:
     settlement.settle(holder, first, fill(first, 1, "190"), conditions())
     assert [status for status, _ in started(holder)] == ["REJECTED", "IN PROGRESS"]
     assert (second.status, third.status) == ("REJECTED", "IN PROGRESS")
+
+
+class TwoExchanges(FixedMarket):
+    """MSFT has one of its own, which may be away."""
+
+    is_away = False
+
+    def is_reachable(self, symbol: Symbol) -> bool:
+        """Whether it answers."""
+        return symbol == AAPL or not self.is_away
+
+
+def test_a_trade_waits_for_one_before_it_at_its_own_exchange_whatever_has_begun_elsewhere() -> None:
+    """While that was away another one began at the other exchange, and ended: the first is still at work."""
+    market = TwoExchanges({"AAPL": "100", "MSFT": "100"})
+    world, holder = conditions(market), account(cash="100000")
+
+    def place_and_start(symbol: str) -> list[str]:
+        trading.place(holder, order(holder, Side.BUY, 1, symbol=symbol), world)
+        return [event.trade.symbol for event in trading.start_next(holder, world)]
+
+    assert place_and_start("MSFT") == ["MSFT"]
+    market.is_away = True
+    assert place_and_start("AAPL") == ["AAPL"]
+    settle(holder, elsewhere := [*holder.working.values()][-1], end(elsewhere, "CANCELLED"))
+    market.is_away = False
+    assert place_and_start("MSFT") == []
+    settle(holder, first := next(iter(holder.working.values())), end(first, "CANCELLED"))
+    assert [event.trade.symbol for event in trading.start_next(holder, world)] == ["MSFT"]
 
 
 def test_a_fill_takes_its_cost_and_gives_the_rest_of_the_hold_back() -> None:

@@ -21,7 +21,8 @@ def main(desk: Desk, admin: str, customer: str) -> dict[str, list[list[object]]]
     def bench(method: str, path: str, body: object = None) -> object:
         url = f"{desk.url}/admin/v1{path}"
         content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, content, {"Authorization": f"Bearer {admin}"}, method=method)
+        headers = {"Authorization": f"Bearer {admin}", "Content-Type": "application/json"}
+        request = urllib.request.Request(url, content, headers, method=method)
         with urllib.request.urlopen(request) as response:
             return json.load(response)
 

@@ -35,7 +35,7 @@ class Day:
         request = urllib.request.Request(
             f"{self.desk.url}/admin/v1/exchange/clock/advance",
             json.dumps({"seconds": (then - now).total_seconds()}).encode(),
-            {"Authorization": f"Bearer {self._admin}"},
+            {"Authorization": f"Bearer {self._admin}", "Content-Type": "application/json"},
         )
         urllib.request.urlopen(request).close()
         assert self.desk.now() == then
