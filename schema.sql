@@ -686,8 +686,9 @@ END $$;
 CREATE FUNCTION end_of(status trade_status, at timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS
     $$ SELECT CASE WHEN status IN ('FILLED', 'REJECTED', 'CANCELLED', 'EXPIRED', 'REPLACED') THEN at END $$;
 
--- The order of the steps is part of the rule: releases first, then money moves, then new holds, so that never_overdrawn
--- holds after every step exactly when it holds at the end. House rows come into being here with their floor.
+-- The order of the steps is part of the rule: releases first, then money moves, then orders that begin, of which some hold
+-- less than they did, then new orders, so that never_overdrawn holds after every step when it holds at the end. (But for a
+-- batch that also pays out what such an order holds less of: that is refused, and decided again one command at a time.) House rows come into being here with their floor.
 CREATE FUNCTION commit_batch(decided_at timestamptz, claims claim[], opened account_key[], settled trade_figures[],
         transfers new_transfer[], postings new_posting[], executions new_execution[], busts new_bust[],
         placed new_trade[], started trade_figures[], logged new_event[], levels new_margin_level[],
@@ -739,13 +740,6 @@ BEGIN
     IF cardinality(busts) > 0 THEN
         INSERT INTO bust SELECT *, decided_at FROM unnest(busts);
     END IF;
-    IF cardinality(placed) > 0 THEN
-        INSERT INTO trade SELECT trade_id, customer_id, seq, symbol, side, quantity, status, reason, venue, order_type,
-                time_in_force, limit_price, stop_price, max_price, hold, acknowledged, cancel_requested, 0, 0, events,
-                idempotency_key, client_order_id, replaces, replaces_filled, order_class, group_id, role, trail_amount,
-                trail_bps, extended_hours, triggered, decided_at, decided_at, end_of(status, decided_at)
-            FROM unnest(placed);
-    END IF;
     IF cardinality(started) > 0 THEN
         UPDATE trade SET quantity = s.quantity, stop_price = s.stop_price, triggered = s.triggered, status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
                 filled_quantity = s.filled_quantity, filled_value = s.filled_value, acknowledged = s.acknowledged,
@@ -757,6 +751,13 @@ BEGIN
             RAISE EXCEPTION 'a trade that is to change does not exist'
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
         END IF;
+    END IF;
+    IF cardinality(placed) > 0 THEN
+        INSERT INTO trade SELECT trade_id, customer_id, seq, symbol, side, quantity, status, reason, venue, order_type,
+                time_in_force, limit_price, stop_price, max_price, hold, acknowledged, cancel_requested, 0, 0, events,
+                idempotency_key, client_order_id, replaces, replaces_filled, order_class, group_id, role, trail_amount,
+                trail_bps, extended_hours, triggered, decided_at, decided_at, end_of(status, decided_at)
+            FROM unnest(placed);
     END IF;
     IF cardinality(levels) > 0 THEN
         INSERT INTO margin_day SELECT * FROM unnest(levels)

@@ -367,13 +367,6 @@ def attacks(first: int, second: int) -> dict[str, tuple[str, dict[str, list[Row]
             "prices_fit_the_type",
             {"placed": [new_trade(uuid4(), second, 1, hold=0, type_="limit", limit=0)]},
         ),
-        "a purchase above its limit": (
-            "filled_within_the_limit",
-            {
-                "placed": [new_trade(t, second, 1, hold=500, type_="limit", limit=100)],
-                "started": [figures(t, "FILLED", 0, 5, 501, 3)],
-            },
-        ),
         "a sale that holds less than it leaves": (
             "sell_holds_what_it_leaves",
             {"placed": [new_trade(uuid4(), first, 3, hold=4, side="SELL")]},
@@ -465,6 +458,14 @@ async def test_commit_batch_refuses(name: str, runtime: asyncpg.Connection, cust
     # The scene itself leaves out the events, and nothing else may be wrong.
     broken = {finding.rule for finding in await verify(dsn) if finding.row}
     assert broken == {"events are gapless"}
+
+
+async def test_a_purchase_costs_no_more_than_its_limit(runtime: asyncpg.Connection, customers: list[int]) -> None:
+    limited = uuid4()
+    await commit(runtime, placed=[new_trade(limited, customers[1], 1, hold=500, type_="limit", limit=100)])
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await commit(runtime, settled=[figures(limited, "FILLED", 0, 5, 501, 3)])
+    assert refusal.value.constraint_name == "filled_within_the_limit"
 
 
 async def test_a_finished_trade_cannot_change(runtime: asyncpg.Connection, customers: list[int]) -> None:
@@ -654,6 +655,22 @@ async def test_what_is_held_here_may_shrink_and_be_triggered_once(
         with pytest.raises(asyncpg.CheckViolationError) as refusal:
             await commit(runtime, settled=[row])
         assert refusal.value.constraint_name in {"status_change_allowed", "prices_fit_the_type"}
+
+
+async def test_what_an_order_holds_less_of_is_free_for_one_that_begins_in_the_same_batch(
+    runtime: asyncpg.Connection,
+) -> None:
+    """A trailing stop holds an estimate until its price is reached, and then what it may cost."""
+    made = await runtime.fetchval("SELECT create_customer('c', 'cash', 'k', $1, 1000, $2, -2, 0)", bytes(32), uuid4())
+    stop = uuid4()
+    held = new_trade(stop, made, 1, hold=900, type_="trailing_stop", trail=(100, None), status="HELD")
+    await commit(runtime, placed=[held])
+    await commit(
+        runtime,
+        started=[figures(stop, "IN PROGRESS", 600, 0, 0, 3, stop=90, triggered=True)],
+        placed=[new_trade(uuid4(), made, 2, hold=400)],
+    )
+    assert await runtime.fetchval("SELECT held FROM account WHERE owner_id = $1 AND asset = '$USD'", made) == 1000
 
 
 # ------------------------------------------------------------------ the schema and the code agree

@@ -191,10 +191,10 @@ class MemoryStore:
             self._execute(executions, at)
         if busts:
             self._bust(busts)
-        if placed:
-            self._place(placed, at)
         if started:
             self._update(started)
+        if placed:
+            self._place(placed, at)
         if levels:
             self._level(levels)
         for scope, reason in controls:

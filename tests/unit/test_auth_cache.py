@@ -322,7 +322,7 @@ async def test_few_keys_are_read_at_once_and_each_once(keys: Keys, monkeypatch: 
         return [row]
 
     keys.fetch = fetch  # type: ignore[method-assign]
-    alone = Authenticator(keys, "admin", Config(pool_max=6))  # type: ignore[arg-type]
+    alone = Authenticator(keys, "admin", Config(pool_max=6, place_wait_s=60))  # type: ignore[arg-type]
     tokens = [f"Bearer key_{number}.secret" for number in range(20)] * 50
     for _ in range(2):
         await asyncio.gather(*(alone.customer(token) for token in tokens))

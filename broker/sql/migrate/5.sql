@@ -156,13 +156,6 @@ BEGIN
     IF cardinality(busts) > 0 THEN
         INSERT INTO bust SELECT *, decided_at FROM unnest(busts);
     END IF;
-    IF cardinality(placed) > 0 THEN
-        INSERT INTO trade SELECT trade_id, customer_id, seq, symbol, side, quantity, status, reason, venue, order_type,
-                time_in_force, limit_price, stop_price, max_price, hold, acknowledged, cancel_requested, 0, 0, events,
-                idempotency_key, client_order_id, replaces, replaces_filled, order_class, group_id, role, trail_amount,
-                trail_bps, extended_hours, triggered, decided_at, decided_at, end_of(status, decided_at)
-            FROM unnest(placed);
-    END IF;
     IF cardinality(started) > 0 THEN
         UPDATE trade SET quantity = s.quantity, stop_price = s.stop_price, triggered = s.triggered, status = s.status, reason = s.reason, hold = s.hold, max_price = s.max_price,
                 filled_quantity = s.filled_quantity, filled_value = s.filled_value, acknowledged = s.acknowledged,
@@ -174,6 +167,13 @@ BEGIN
             RAISE EXCEPTION 'a trade that is to change does not exist'
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'changed_trade_exists';
         END IF;
+    END IF;
+    IF cardinality(placed) > 0 THEN
+        INSERT INTO trade SELECT trade_id, customer_id, seq, symbol, side, quantity, status, reason, venue, order_type,
+                time_in_force, limit_price, stop_price, max_price, hold, acknowledged, cancel_requested, 0, 0, events,
+                idempotency_key, client_order_id, replaces, replaces_filled, order_class, group_id, role, trail_amount,
+                trail_bps, extended_hours, triggered, decided_at, decided_at, end_of(status, decided_at)
+            FROM unnest(placed);
     END IF;
     IF cardinality(levels) > 0 THEN
         INSERT INTO margin_day SELECT * FROM unnest(levels)
