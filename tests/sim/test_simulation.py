@@ -88,6 +88,8 @@ BUGS_OF_BEFORE: tuple[Plan, ...] = (
             tight=1,
         ),
     ),
+    # An order was placed in the batch in which another began to hold less, and was written before that one.
+    Plan(seed=40001917, clients=2, actions=4, faults=Faults(slow_commit=0.02, stops=2)),
 )
 """What the simulation found in the broker, as `tell` wrote it down. A change of the world makes another of a plan."""
 
