@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 import structlog
 import uvloop
+from aiohttp import web_app
 from hypothesis import HealthCheck, settings
 
 from broker import log
@@ -233,6 +234,16 @@ async def run_broker(config: Config) -> AsyncIterator[Broker]:
         finally:
             stop.set()
             await task
+
+
+@pytest.fixture(autouse=True)
+def forget_handlers() -> Iterator[None]:
+    """aiohttp remembers the last thousand handlers, and by them the brokers of tests that are over.
+
+    They are millions of objects in the end: to look for garbage among them stopped other tests for seconds.
+    """
+    yield
+    web_app._cached_build_middleware.cache_clear()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.system import System
+from tests.acceptance.system import PATIENT, System
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(sys.executable).parents[1] / "clients"
@@ -27,7 +27,7 @@ class Alone(System):
     async def start_broker(self) -> None:
         """Start it, or start it again on the same port and folder."""
         flags = ["--port", str(self.broker_port), "--data", str(self.folder / "broker"), *self.faults]
-        self.broker, self.ready = await self._start("serve", *flags, "--demo", str(self.customers))
+        self.broker, self.ready = await self._start("serve", *flags, *PATIENT, "--demo", str(self.customers))
         self.broker_port = int(self.ready["url"].rsplit(":", 1)[1])
 
     @property
