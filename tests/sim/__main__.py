@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -164,17 +165,20 @@ def _all(first: int, runs: int, seconds: float, jobs: int) -> Tally:
         while not tally.seeds or time.perf_counter() < until:
             tally.add(live(range(first + tally.seeds, first + tally.seeds + runs)))
         return tally
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         last = first + runs
         next_seed = first
-        while next_seed < last or time.perf_counter() < until:
-            most = next_seed + 8 * jobs * _CHUNK
-            end = most if seconds else min(last, most)
-            wave = [range(seed, min(seed + _CHUNK, end)) for seed in range(next_seed, end, _CHUNK)]
-            next_seed = end
-            for part in pool.map(live, wave):
-                tally.add(part)
-            print(f"  {tally.seeds:,} seeds, {len(tally.failed)} failed", file=sys.stderr)
+        try:
+            while next_seed < last or time.perf_counter() < until:
+                most = next_seed + 8 * jobs * _CHUNK
+                end = most if seconds else min(last, most)
+                wave = [range(seed, min(seed + _CHUNK, end)) for seed in range(next_seed, end, _CHUNK)]
+                next_seed = end
+                for part in pool.map(live, wave):
+                    tally.add(part)
+                print(f"  {tally.seeds:,} seeds, {len(tally.failed)} failed", file=sys.stderr)
+        except KeyboardInterrupt:  # whoever has seen enough of a long run hears what it came to
+            pool.shutdown(cancel_futures=True)
     return tally
 
 
