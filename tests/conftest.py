@@ -70,6 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
+def pytest_collection_finish() -> None:
+    """What was made up to here stays: nobody looks for garbage among it in the middle of a test."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
     """The tests run on the loop that the broker runs on."""
     return {"uvloop": uvloop.new_event_loop}
