@@ -5,7 +5,7 @@ was decided and not committed is forgotten as a whole.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from broker.batch import Item, Known
@@ -32,6 +32,7 @@ class Memory:
         self.open_trades = 0  # of all of them
         self._counted: dict[CustomerId, int] = {}  # ... and of each
         self._recent: deque[tuple[dict[TradeId, Trade], TradeId]] = deque()  # Account.ended, the oldest first
+        self._placed: dict[CustomerId, Account] = {}  # those with Account.placed, in the order of their next look
 
     # -------------------------------------------------------------- reading
 
@@ -142,6 +143,7 @@ class Memory:
         for customer_id in {item.customer_id for item in items}:
             if self.accounts.pop(customer_id, None) is not None:
                 self.open_trades -= self._counted.pop(customer_id)
+                self._placed.pop(customer_id, None)
 
     def remember_end(self, trade: Trade) -> None:
         """With its account, and no longer than that is remembered: after it was read again, it may have changed."""
@@ -160,6 +162,7 @@ class Memory:
         while len(self._recent) > self._config.recent_trades_max:
             ended, trade_id = self._recent.popleft()
             ended.pop(trade_id, None)
+        self._forget_placed(touched.values())
         if len(self.accounts) <= self._config.account_cache_max:
             return
         for customer_id in touched:
@@ -168,3 +171,22 @@ class Memory:
         oldest = list(islice(self.accounts.values(), 2 * excess))
         for account in [account for account in oldest if account.open_trades == 0][:excess]:
             del self.accounts[account.customer_id], self._counted[account.customer_id]
+            self._placed.pop(account.customer_id, None)
+
+    def _forget_placed(self, touched: Collection[Account]) -> None:
+        """Let go of orders that no check of conduct looks back on any more: nobody else would, of who places no more.
+
+        The newest order tells the time: while nobody places, nothing grows. In turn, and at each time more accounts
+        than came, so that all are looked at.
+        """
+        placing = [account for account in touched if account.placed]
+        if not placing:
+            return
+        now = max(account.placed[-1].created_at for account in placing)
+        self._placed.update((account.customer_id, account) for account in placing)
+        for customer_id in [*islice(self._placed, len(placing) + 1)]:
+            account = self._placed.pop(customer_id)
+            if account.placed_until is not None and account.placed_until <= now:
+                account.placed.clear()
+            else:
+                self._placed[customer_id] = account

@@ -44,6 +44,8 @@ class GroupWorld:
         for event in decided.events:
             if isinstance(event, TradeEvent):
                 self.trades[event.trade.trade_id] = event.trade
+        cash = self.holder.cash
+        assert cash.balance - cash.held >= cash.floor, "what is reserved must be there, as the database has it"
         return decided
 
     def do(self, command: Command) -> list[tuple[int, str, str]]:

@@ -2,9 +2,11 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from broker.core.day_trades import DayTrades
 from broker.core.money import Money
+from broker.core.states import TERMINAL
 from broker.core.types import AUCTIONS, AccountType, CustomerId, OrderType, Side, Symbol, Trade, TradeId
 
 
@@ -53,11 +55,12 @@ class Account:
     waiting: deque[Trade] = field(default_factory=deque)  # for their turn, oldest first
     held: dict[TradeId, Trade] = field(default_factory=dict)  # here: for their entry, their price or the opening
     working: dict[TradeId, Trade] = field(default_factory=dict)  # at the exchange
-    groups: dict[TradeId, list[Trade]] = field(default_factory=dict)  # of which an order is open, in the order placed
+    groups: dict[TradeId, list[Trade]] = field(default_factory=dict)  # of which an order is open: see join_group
     ended: dict[TradeId, Trade] = field(default_factory=dict)  # lately: whoever keeps the account keeps this bounded
     turns: dict[TradeId, None] = field(default_factory=dict)  # of those, whom the next waits for: one at each exchange
     day_trades: DayTrades = field(default_factory=DayTrades)
-    placed: deque[Trade] = field(default_factory=deque)  # lately: what the checks of conduct look back on
+    placed: deque[Trade] = field(default_factory=deque)  # lately: what the checks of conduct look back on ...
+    placed_until: datetime | None = None  # ... and when they look back on none of it any more
 
     @property
     def open_trades(self) -> int:
@@ -70,15 +73,29 @@ class Account:
         return self.last_event
 
     def join_group(self, trade: Trade) -> None:
-        """An order belongs together with others; of one that stands alone nothing has to be known."""
+        """An order belongs together with others; of one that stands alone nothing has to be known.
+
+        Those of its group that have ended leave it now, since there is no end to how often one is replaced; and not
+        when they end, since `groups.follow` then asks what took their place.
+        """
         if trade.group is not None:
-            self.groups.setdefault(trade.group, []).append(trade)
+            others = [each for each in self.groups.get(trade.group, ()) if each.status not in TERMINAL]
+            self.groups[trade.group] = [*others, trade]
 
     def queue(self, trade: Trade) -> None:
         """Let an order that was held here wait for its turn, before those that were placed after it."""
         del self.held[trade.trade_id]
         place = next((number for number, each in enumerate(self.waiting) if each.seq > trade.seq), len(self.waiting))
         self.waiting.insert(place, trade)
+
+    def leave_queue(self, trade: Trade) -> None:
+        """Take out an order that waits for its turn.
+
+        By identity, since == looks at forty fields of each; from the end, where a cancel of all of them begins.
+        """
+        place = next((number for number, each in enumerate(reversed(self.waiting), 1) if each is trade), 0)
+        assert place, f"{trade.trade_id} does not wait"
+        del self.waiting[-place]
 
     def work(self, trade: Trade) -> None:
         """Put a trade among those at the exchange; one found there after a start is its customer's turn again."""

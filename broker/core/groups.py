@@ -9,6 +9,8 @@ An exit that may not go out when it should (a halt, the kill switch) stays held 
 shall lose the protection of a position.
 """
 
+from dataclasses import replace
+
 from broker.core import risk, trading, trailing
 from broker.core.account import Account
 from broker.core.conditions import Conditions
@@ -178,8 +180,12 @@ def _send(account: Account, trade: Trade, conditions: Conditions) -> list[TradeE
 
 
 def _wait(trade: Trade, refused: Refused) -> list[TradeEvent]:
-    words = f"It waits: {refused.reason}"
-    return [] if trade.reason == words else [remark(trade, Step.HELD, words)]
+    """Said once for each kind of refusal: its figures move with the market, and it is looked at every second.
+
+    What was said stands in the order's reason and nowhere else, also after a restart; the kind is what it begins with.
+    """
+    kind = f"It waits: {refused.refusal}: "
+    return [] if trade.reason.startswith(kind) else [remark(trade, Step.HELD, kind + refused.detail)]
 
 
 def _restate(account: Account, trade: Trade) -> list[TradeEvent]:
@@ -271,7 +277,7 @@ def _day_is_over(trade: Trade, conditions: Conditions) -> bool:
 def _trigger(account: Account, trade: Trade, stop: Money, conditions: Conditions) -> list[TradeEvent]:
     """The price is reached: out it goes, or first the other exit has to. Not before it is clear that it may go."""
     others = _others(account, trade)
-    refused = why_not_yet(account, trade, conditions, freed=sum(each.hold for each in others))
+    refused = why_not_yet(account, replace(trade, stop_price=stop), conditions, others)
     if refused is not None:
         return _wait(trade, refused)
     trade.triggered, trade.stop_price = True, stop

@@ -8,7 +8,8 @@ The order of a customer's trades is kept here: `start_next` starts a trade only 
 that one rests at the exchange, acknowledged, with its cash or shares on hold.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -100,7 +101,8 @@ def _begin(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent
 
 def _remember(account: Account, trade: Trade, conditions: Conditions) -> None:
     limits = conditions.controls.limits(account.account_type, account.customer_id)
-    since = trade.created_at - max(_REMEMBERED, timedelta(milliseconds=limits.duplicate_window_ms))
+    window = max(_REMEMBERED, timedelta(milliseconds=limits.duplicate_window_ms))
+    since, account.placed_until = trade.created_at - window, trade.created_at + window
     placed = account.placed
     while placed and (placed[0].created_at < since or len(placed) >= 2 * limits.orders_per_second):
         placed.popleft()
@@ -137,13 +139,31 @@ def start(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
     return _work(account, trade, case, case.hold)
 
 
-def why_not_yet(account: Account, trade: Trade, conditions: Conditions, freed: int = 0) -> Refused | None:
-    """What stands in the way of an order that is held here, if it were to go out now.
+def why_not_yet(account: Account, trade: Trade, conditions: Conditions, others: Sequence[Trade] = ()) -> Refused | None:
+    """What stands in the way of an order that is held here, if it were to go out now; nothing changes.
 
-    It was accepted when it was placed, so only what may have changed is looked at. `freed` is what another order gives
-    back before this one goes.
+    It was accepted when it was placed, so only what may have changed is looked at: on the account as it is then, when
+    this order, and the `others` of its group that go before it does, have given back what they hold.
     """
-    return risk.first_refusal(risk.AT_TRIGGER, Case(account, trade, conditions, freed=freed + trade.hold))
+    return risk.first_refusal(risk.AT_TRIGGER, Case(_without(account, (trade, *others)), trade, conditions))
+
+
+def _without(account: Account, trades: Sequence[Trade]) -> Account:
+    """A copy to look at, in which these orders reserve nothing; what this changes nothing of is shared.
+
+    `waiting` is: an order of a group that waits for its turn has reserved nothing yet.
+    """
+    then = copy(account)
+    then.cash, then.positions = copy(account.cash), account.positions.copy()
+    then.held, then.working = account.held.copy(), account.working.copy()
+    for symbol in {each.symbol for each in trades} & account.positions.keys():
+        then.positions[symbol] = copy(account.positions[symbol])
+    for each in trades:
+        then.held.pop(each.trade_id, None)
+        then.working.pop(each.trade_id, None)
+        if each.hold:
+            then.holding(each).release(each.hold)
+    return then
 
 
 def let_go(account: Account, trade: Trade, conditions: Conditions) -> TradeEvent:
@@ -177,10 +197,10 @@ def hold_back(account: Account, trade: Trade, reason: str) -> TradeEvent:
 
 
 def drop(account: Account, trade: Trade, status: Status, reason: str) -> TradeEvent:
-    """End an order that is held here: the exchange has never heard of it."""
+    """End an order that is held here, or was and waits for its turn: the exchange has never heard of it."""
+    if trade.trade_id not in account.held:
+        account.leave_queue(trade)
     _give_back(account, trade)
-    if trade in account.waiting:
-        account.waiting.remove(trade)
     return end(trade, status, reason)
 
 
@@ -232,7 +252,7 @@ def cancel(account: Account, trade: Trade, reason: str = REQUESTED) -> list[Trad
     A replacement that is on its way is cancelled with it, since one of the two will be at the exchange.
     """
     if trade.status is Status.PLACED:
-        account.waiting.remove(trade)
+        account.leave_queue(trade)
         return [end(trade, Status.CANCELLED, reason)]
     if trade.status is Status.HELD:
         return [drop(account, trade, Status.CANCELLED, reason)]
@@ -372,7 +392,7 @@ def _replace_waiting(account: Account, old: Trade, new: Trade, conditions: Condi
     events = _place(account, new, conditions)
     if new.status is Status.REJECTED:
         return events
-    account.waiting.remove(old)
+    account.leave_queue(old)
     return [*events, end(old, Status.REPLACED, f"Replaced by order {new.trade_id} before it was sent.")]
 
 

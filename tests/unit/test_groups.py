@@ -1,14 +1,22 @@
 """Brackets, OCO and OTO orders, trailing stops, and what else is held here."""
 
+from copy import deepcopy
+from dataclasses import replace
 from datetime import timedelta
+from typing import NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from broker.core import credit, groups
-from broker.core.conditions import Policy
+from broker.core import credit, groups, trading
+from broker.core import trailing as trails
+from broker.core.conditions import Limits, Policy
+from broker.core.fees import parse_fees
 from broker.core.messages import CancelAll, CancelTrade, Refusal, Refused, ReplaceTrade, Wake
-from broker.core.types import AccountType, OrderClass, OrderType, Role, Side, Status, TimeInForce
-from tests.builders import NOW, FixedControls, FixedMarket, account, conditions, dollars, order, trade_id
+from broker.core.money import Money
+from broker.core.types import AccountType, OrderClass, OrderType, Role, Side, Status, TimeInForce, Trade
+from tests.builders import AAPL, NOW, FixedControls, FixedMarket, account, conditions, dollars, order, trade_id
 from tests.group_world import GroupWorld, group, trailing
 
 BRACKET, OCO, OTO = OrderClass.BRACKET, OrderClass.OCO, OrderClass.OTO
@@ -154,6 +162,31 @@ def test_all_of_a_group_are_cancelled_once() -> None:
     ]
 
 
+def never_compared(one: Trade, other: object) -> NoReturn:
+    """It takes forty fields to find two equal, and there is only one of each."""
+    raise AssertionError(f"{one.trade_id} was compared")
+
+
+def test_an_order_leaves_the_queue_without_being_compared_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands may wait, and nothing else is decided meanwhile."""
+    world = GroupWorld(account(cash="10000"), FixedMarket({"AAPL": "190.00"}), Policy(is_open=lambda _: False))
+    opening = order(world.holder, number=1, quantity=1)
+    opening.waits_for_open = True
+    world.do(opening)
+    world.policy = Policy()
+    world.do(order(world.holder, number=2, quantity=1))  # it keeps the turn
+    for number in range(3, 9):
+        world.do(order(world.holder, number=number, quantity=1, limit="180.00"))
+    world.do(group(world.holder, OCO, None, "200.00", number=9, quantity=1, limit="180.00"))
+    world.do(Wake(world.holder.customer_id, trade_id(1)))  # it is held no longer, and waits with its hold
+    assert [each.trade_id.int for each in world.holder.waiting] == [1, *range(3, 10)]
+    monkeypatch.setattr(Trade, "__eq__", never_compared)
+    world.do(CancelTrade(world.holder.customer_id, trade_id(5)))
+    assert replaced(world, 4, 20, limit_price=dollars("181.00")) == [(20, "placed", "PLACED"), (4, "ended", "REPLACED")]
+    world.do(CancelAll(world.holder.customer_id))
+    assert (world.open(), world.holder.cash.held) == ({2: "IN PROGRESS"}, world.trade(2).hold)
+
+
 @pytest.mark.parametrize(
     ("word", "end"), [("CANCELLED", "CANCELLED"), ("EXPIRED", "EXPIRED"), ("REJECTED", "CANCELLED")]
 )
@@ -224,6 +257,22 @@ def test_a_take_profit_is_not_cancelled_for_a_stop_loss_that_may_not_go_out() ->
     assert world.say(2, "CANCELLED", "asked") == [(2, "ended", "CANCELLED"), (3, "held", "HELD")]
     world.controls = FixedControls()
     assert world.do(Wake(world.holder.customer_id, trade_id(3))) == [(3, "started", "IN PROGRESS")]
+
+
+def test_an_exit_that_waits_for_cash_says_so_once_however_the_price_moves() -> None:
+    """What it needs changes with every price; that it is the cash that it waits for does not."""
+    world = GroupWorld(account(shares={"AAPL": 10}), FixedMarket({"AAPL": "100.00"}))
+    world.do(group(world.holder, BRACKET, "95.00", "105.00", side=Side.SELL, limit="100.00"))
+    world.fill(1, 10, "100.00")
+    said = []
+    for cents in range(100):
+        world.market.asks[AAPL] = Money(dollars("106.00") + cents * 100)
+        said += world.wake(3, f"106.{cents:02}")
+    assert said == [(3, "held", "HELD")]
+    assert world.trade(3).reason.startswith("It waits: insufficient funds: the trade needs $1,060.00")
+    world.controls = FixedControls(halt_AAPL="news")
+    assert world.wake(3, "107.00") == [(3, "held", "HELD")], "it waits for something else"
+    assert world.trade(3).reason == "It waits: symbol halted: news."
 
 
 def test_an_exit_whose_figures_are_a_slip_of_the_finger_is_refused_with_its_entry() -> None:
@@ -339,6 +388,21 @@ def test_a_stop_loss_waits_for_a_replacement_that_is_on_its_way() -> None:
     ]
     assert world.say(2, "CANCELLED", "asked") == [(2, "ended", "CANCELLED")]
     assert world.say(4, "REJECTED", "no") == [(4, "ended", "REJECTED"), (3, "started", "IN PROGRESS")]
+
+
+def test_of_a_group_only_what_is_open_is_remembered() -> None:
+    """Else a customer who replaces an exit for days, or tries to, fills the memory."""
+    world = filled_bracket()
+    for number in range(4, 54):
+        assert replaced(world, number - 1, number, stop_price=dollars("181.00"))[-1] == (number, "held", "HELD")
+    assert [each.trade_id.int for each in world.holder.groups[trade_id(1)]] == [2, 52, 53], "and the last replaced one"
+    world.controls = FixedControls(Limits(orders_per_second=1))
+    for number in range(54, 104):
+        assert replaced(world, 53, number, stop_price=dollars("182.00"))[-1] == (number, "ended", "REJECTED")
+    assert [each.trade_id.int for each in world.holder.groups[trade_id(1)]] == [2, 53, 103]
+    assert world.fill(2, 4, "200.00") == [(2, "executed", "PARTIALLY FILLED"), (53, "restated", "HELD")]
+    assert world.fill(2, 6, "200.00") == [(2, "executed", "FILLED"), (53, "ended", "CANCELLED")]
+    assert (world.holder.groups, shares(world)) == ({}, (0, 0))
 
 
 def test_an_entry_is_replaced_and_its_exits_wait_for_the_new_one() -> None:
@@ -470,6 +534,88 @@ def test_a_trailing_stop_needs_a_quote_to_follow() -> None:
     world = GroupWorld(account(cash="10000"), FixedMarket())
     assert world.do(trailing(world.holder, Side.BUY, amount="5.00"))[-1] == (1, "ended", "REJECTED")
     assert world.trade(1).reason.startswith("stale quote: no quote of AAPL is known")
+
+
+# ------------------------------------------------------------------ its own reservation pays for it
+
+
+def on_margin(cash: str = "10000") -> GroupWorld:
+    """A customer with as much credit as cash."""
+    holder = account(cash=cash, type_=AccountType.MARGIN, credit="100000")
+    return GroupWorld(holder, FixedMarket({"AAPL": "100.00"}))
+
+
+def test_on_margin_a_trailing_buy_goes_out_with_the_buying_power_that_it_holds() -> None:
+    world = on_margin()
+    world.do(trailing(world.holder, Side.BUY, 120, amount="1.00"))
+    assert world.trade(1).hold == dollars("12726")  # of a buying power of $20,000
+    world.market.asks[AAPL] = dollars("101.00")
+    assert world.wake(1, "101.00", stop="101.00") == [(1, "started", "IN PROGRESS")]
+    assert (world.trade(1).hold, world.holder.cash.held) == (dollars("12726"), dollars("12726"))
+
+
+def test_on_margin_a_stop_that_buys_goes_out_with_what_the_other_exit_holds() -> None:
+    world = on_margin()
+    world.do(group(world.holder, OCO, None, "105.00", quantity=120, limit="95.00"))
+    assert world.trade(1).hold == dollars("11400")
+    world.market.asks[AAPL] = dollars("105.00")
+    assert world.wake(2, "105.00") == [(2, "triggered", "HELD"), (1, "cancel_requested", "IN PROGRESS")]
+    assert world.say(1, "CANCELLED", "asked") == [(1, "ended", "CANCELLED"), (2, "started", "IN PROGRESS")]
+    assert (world.trade(2).hold, world.holder.cash.held) == (dollars("13230"), dollars("13230"))
+
+
+def test_what_another_order_holds_does_not_pay_for_a_stop() -> None:
+    world = on_margin()
+    world.do(group(world.holder, OCO, None, "105.00", quantity=120, limit="95.00"))
+    world.say(1, "ACCEPTED")
+    world.do(order(world.holder, number=3, quantity=85, limit="90.00"))
+    world.market.asks[AAPL] = dollars("105.00")
+    assert world.wake(2, "105.00") == [(2, "held", "HELD")]
+    words = "insufficient buying power: the trade needs $12,600.00 = 120 x $105.00, $12,350.00 available."
+    assert world.trade(2).reason == f"It waits: {words}"
+
+
+def test_a_trailing_buy_costs_what_its_stop_has_come_to_and_not_its_distance_more() -> None:
+    world = GroupWorld(account(cash="116"), FixedMarket({"AAPL": "100.00"}))
+    world.do(trailing(world.holder, Side.BUY, 1, bps=1_000))
+    assert world.trade(1).hold == dollars("115.50")
+    world.market.asks[AAPL] = dollars("112.00")
+    assert world.wake(1, "112.00", stop="110.00") == [(1, "started", "IN PROGRESS")]
+    assert world.holder.cash.held == dollars("116")
+
+
+@given(
+    type_=st.sampled_from(AccountType),
+    cash=st.integers(100, 4_000),
+    quantity=st.integers(1, 40),
+    trail=st.integers(1, 20),
+    resting=st.integers(0, 20),
+    ask=st.integers(80, 130),
+    side=st.sampled_from(Side),
+    has_fees=st.booleans(),
+)
+def test_what_may_go_out_is_what_can_be_reserved(
+    type_: AccountType, cash: int, quantity: int, trail: int, resting: int, ask: int, side: Side, has_fees: bool
+) -> None:
+    """A held order is let go exactly when the checks of its start, which come after it gave back its hold, say so."""
+    policy = Policy(fees=parse_fees("COMMISSION 2026-01-01 both order=1.00")) if has_fees else Policy()
+    holder = account(str(cash), {"AAPL": 20}, type_, credit="2500" if type_ is AccountType.MARGIN else "0")
+    world = GroupWorld(holder, FixedMarket({"AAPL": "100.00"}), policy)
+    world.do(trailing(holder, side, quantity, amount=f"{trail}.00"))
+    world.do(order(holder, number=2, quantity=max(1, resting), limit="60.00"))
+    held = world.trade(1)
+    if held.status is not Status.HELD:
+        return
+    stop = trails.stop_price(held, dollars("100.00"))
+    world.market.asks[AAPL] = dollars(f"{ask}.00")
+    there = deepcopy((holder, held))
+    refused = trading.why_not_yet(holder, replace(held, stop_price=stop), conditions(world.market, policy=policy))
+    assert (holder, held) == there, "a look changes nothing"
+    held.triggered, held.stop_price = True, stop
+    event = trading.start(holder, held, conditions(world.market, policy=policy))
+    assert event.refused == refused
+    assert holder.cash.balance - holder.cash.held >= holder.cash.floor
+    assert holder.cash.held == sum(each.hold for each in holder.working.values() if each.side is Side.BUY)
 
 
 # ------------------------------------------------------------------ waiting for the opening

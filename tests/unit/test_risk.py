@@ -3,9 +3,11 @@
 import pickle
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 
+from broker.config import Config
 from broker.core import credit, risk, trading
 from broker.core.account import Account, Holding
 from broker.core.conditions import Conditions, DayTradingRule, Limits, Policy
@@ -14,7 +16,8 @@ from broker.core.fees import parse_fees
 from broker.core.margin import PAID_IN_FULL
 from broker.core.messages import MoveCash, Refusal, Refused, Step
 from broker.core.money import Money
-from broker.core.types import AccountType, Side, Symbol, TimeInForce, Trade
+from broker.core.types import AccountType, CustomerId, Side, Symbol, TimeInForce, Trade
+from broker.memory import Memory
 from tests.builders import (
     AAPL,
     NOW,
@@ -368,6 +371,31 @@ def test_orders_of_one_second_are_counted_those_that_were_refused_too() -> None:
     assert placed(holder, at(1_000, orders_per_second=3)) == words  # 400, 800 and the refused one
     assert placed(holder, at(2_000, orders_per_second=3)) == trading.PLACED_REASON
     assert [trade.seq for trade in holder.waiting] == [1, 2, 3, 6]
+
+
+def test_what_no_check_looks_back_on_any_more_leaves_the_memory() -> None:
+    """The finished orders of customers who have gone quiet, however long their accounts are kept."""
+    memory = Memory(Mock(), Mock(), Config())
+
+    def orders_of(number: int, world: Conditions) -> Account:
+        holder = memory.accounts.setdefault(CustomerId(number), account(cash="1"))
+        holder.customer_id = CustomerId(number)
+        for _ in range(3):
+            placed(holder, world, limit="100", client_order_id="meant")
+        memory.keep({holder.customer_id: holder})
+        return holder
+
+    holders = [orders_of(number, at(1)) for number in range(100)]
+    patient = orders_of(100, at(1, duplicate_window_ms=60_000))
+    assert [len(each.placed) for each in holders] == [3] * 100, "they may go on within the second"
+    for number in range(200, 300):
+        orders_of(number, at(1_002))
+    assert not any(each.placed for each in holders)
+    assert len(patient.placed) == 3
+    for number in range(200, 300):
+        orders_of(number, at(60_001, duplicate_window_ms=60_000))
+    assert not patient.placed
+    assert all(memory.accounts[number].placed for number in range(200, 300))
 
 
 def test_the_same_order_within_the_window_is_refused_and_another_is_not() -> None:
