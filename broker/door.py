@@ -8,7 +8,9 @@ nothing at all of one for too long is cut off; streams, which write while their 
 """
 
 import asyncio
+import itertools
 import re
+import secrets
 import socket
 import struct
 from collections import deque
@@ -45,6 +47,24 @@ _TCP_ACKED = struct.Struct("=120xQ16xI")
 """Of the kernel's struct tcp_info: tcpi_bytes_acked and tcpi_notsent_bytes."""
 
 
+def request_ids() -> Callable[[], str]:
+    """What makes ids of requests: no two are equal, of those that other processes make neither."""
+    run, numbers = secrets.token_hex(4), itertools.count(1)
+    return lambda: f"{run}-{next(numbers):x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An answer as it goes out without a request, but for the id, which stands between the two."""
+
+    head: bytes
+    rest: bytes
+
+    def under(self, request_id: str) -> bytes:
+        """The whole answer."""
+        return b"%b%b%b" % (self.head, request_id.encode(), self.rest)
+
+
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """A route of new orders, and what it answers when there is no room."""
@@ -59,8 +79,8 @@ class Guarded:
         fixed, parameter, _ = self.path.partition("{")
         return f"{self.method} {fixed}{'' if parameter else ' '}".encode()
 
-    def encoded(self) -> bytes:
-        """The whole answer."""
+    def encoded(self) -> Encoded:
+        """The answer for a request that was not parsed."""
         return encoded(self.answer)
 
     def response(self) -> web.Response:
@@ -68,13 +88,13 @@ class Guarded:
         return web.Response(status=self.answer.status, headers=self.answer.headers, body=self.answer.body)
 
 
-def encoded(answer: web.Response) -> bytes:
+def encoded(answer: web.Response) -> Encoded:
     """An answer as it goes out without a request."""
     assert isinstance(answer.body, bytes)
     lines = [f"HTTP/1.1 {answer.status} {answer.reason}"]
     lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    lines += ["X-Content-Type-Options: nosniff", f"Content-Length: {len(answer.body)}", "", ""]
-    return "\r\n".join(lines).encode() + answer.body
+    lines += ["X-Content-Type-Options: nosniff", f"Content-Length: {len(answer.body)}", "X-Request-Id: "]
+    return Encoded("\r\n".join(lines).encode(), b"\r\n\r\n" + answer.body)
 
 
 class Door:
@@ -90,6 +110,8 @@ class Door:
         self.answer_wait_s = config.answer_wait_s
         self._most = config.orders_under_way_max
         self._under_way = 0
+        self.next_id = request_ids()
+        """An id for a request that is answered without having come to a handler."""
         self._refused = metrics.overloaded.labels("door")
         self._answers = [
             (each.opening, each.encoded(), metrics.requests.labels(each.path, each.answer.status))
@@ -122,7 +144,7 @@ class Door:
                     return None
                 self._refused.inc()
                 counter.inc()
-                return answer, to_come
+                return answer.under(self.next_id()), to_come
         return None
 
     def let_in(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -193,7 +215,7 @@ class Connection(web.RequestHandler):
     It cuts off heads that are slow or too large, and who reads nothing of an answer.
     """
 
-    HEAD_TOO_LARGE = b""
+    HEAD_TOO_LARGE = encoded(web.Response(status=431, body=b""))
     """The answer to such a head."""
 
     __slots__ = (
@@ -316,6 +338,10 @@ class Connection(web.RequestHandler):
             self._watch()
         return finished
 
+    def next_id(self) -> str:
+        """An id for a request that is answered without having come to a handler."""
+        return self._door.next_id()
+
     def _is_idle(self) -> bool:
         """No request is under way: what comes is the next one, or more of its head."""
         return self._answered == self._request_count
@@ -342,7 +368,7 @@ class Connection(web.RequestHandler):
         self._is_heavy = size > _HEADS_KEPT
         if size <= _HEADS_MAX or self.transport is None:
             return True
-        self.transport.write(self.HEAD_TOO_LARGE)
+        self.transport.write(self.HEAD_TOO_LARGE.under(self.next_id()))
         self.force_close()
         return False
 

@@ -5,12 +5,10 @@ Every error that leaves is `{"error": "a sentence", "code": "machine_name"}` wit
 """
 
 import asyncio
-import itertools
 import json
 import logging
 import math
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from time import perf_counter
@@ -29,7 +27,7 @@ from broker.auth import Caller, NotAllowed, NotAuthenticated, TooManyTries
 from broker.batch import Overloaded
 from broker.config import Config
 from broker.db import DatabaseUnavailable
-from broker.door import Connection, encoded
+from broker.door import Connection, encoded, request_ids
 from broker.exchange import ExchangeUnavailable
 from broker.metrics import Metrics, kind_of_request
 from broker.shards import BrokenRule, Unanswered
@@ -131,13 +129,16 @@ def as_api_error(error: Exception) -> ApiError | None:  # noqa: PLR0911, PLR0912
 _JSON = re.compile(r"application/json\s*(;\s*charset=(utf-8|\"utf-8\")\s*)?", re.ASCII | re.IGNORECASE)
 
 
-async def read_body(request: web.Request, body_max: int, wait_s: float) -> bytes:
-    """The whole body, which is to be JSON: as read_bytes, and ApiError 415 where it says that it is anything else."""
+async def read_body(request: web.Request, body_max: int, wait_s: float, *, may_be_untyped: bool = False) -> bytes:
+    """The whole body, which is to be JSON: as read_bytes, and ApiError 415 where it does not say that it is that."""
     body = await read_bytes(request, body_max, wait_s)
     declared = request.headers.get("Content-Type")
-    if body and declared is not None and declared != "application/json" and _JSON.fullmatch(declared) is None:
-        sentence = "The body must be JSON in UTF-8: send it with the header Content-Type: application/json."
-        if declared.startswith("application/x-www-form-urlencoded"):
+    if not body or declared == "application/json" or (may_be_untyped and declared is None):
+        return body
+    if declared is None or _JSON.fullmatch(declared) is None:
+        wrong = "must be JSON in UTF-8" if declared else "does not say what it is"
+        sentence = f"The body {wrong}: send it with the header Content-Type: application/json."
+        if declared and declared.startswith("application/x-www-form-urlencoded"):
             sentence += " To curl, give -H 'Content-Type: application/json'."
         raise ApiError(415, "unsupported_content_type", sentence, {"Accept": "application/json"})
     return body
@@ -272,8 +273,7 @@ def build_app(
     config: Config, metrics: Metrics, routes: Iterable[web.AbstractRouteDef], middlewares: Sequence[Middleware] = ()
 ) -> web.Application:
     """The aiohttp application with these routes. Behind the middleware here come those given, the first one first."""
-    numbers = itertools.count(1)
-    run = secrets.token_hex(4)
+    next_id = request_ids()
     counters: dict[tuple[str, int], Counter] = {}  # looking one up by its labels costs more than counting
     timers: dict[tuple[str, str], Histogram] = {}
 
@@ -286,7 +286,7 @@ def build_app(
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = perf_counter()
-        request_id = request[REQUEST_ID] = f"{run}-{next(numbers):x}"
+        request_id = request[REQUEST_ID] = next_id()
         response = await _answer(request, handler, request_id)
         headers = response.headers
         headers["X-Request-Id"] = request_id
@@ -339,8 +339,13 @@ def _head_too_large(sentence: str) -> ApiError:
     return ApiError(431, "headers_too_large", sentence, {"Connection": "close"})
 
 
-def _closing(error: ApiError) -> web.Response:
-    response = error_response(error)
+def _named(response: web.Response, request_id: str) -> web.Response:
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def _closing(error: ApiError, request_id: str) -> web.Response:
+    response = _named(error_response(error), request_id)
     response.force_close()
     return response
 
@@ -360,6 +365,7 @@ class _Protocol(Connection):
     ) -> web.StreamResponse:
         """The answer to malformed HTTP. Not in the parser's words: these repeat the line in which a token stands."""
         super().handle_error(request, status, exc, message)  # for its line in the log
+        request_id = request.get(REQUEST_ID) or self.next_id()
         if isinstance(exc, LineTooLong):
             error = _head_too_large(f"A header has more than {_FIELD_MAX:,} bytes.")
             if _LINE_MAX in exc.args:
@@ -367,8 +373,10 @@ class _Protocol(Connection):
         elif status == 400:
             error = ApiError(400, "malformed_http", "The request is not well-formed HTTP; the connection is closed.")
         else:
-            error = ApiError(500, "internal_error", "This is a fault of the broker.")
-        return _closing(error)
+            log.error("request.failed", request_id=request_id, route="none", exc_info=exc)
+            sentence = f"This is a fault of the broker. It is in the log as request {request_id}."
+            error = ApiError(500, "internal_error", sentence)
+        return _closing(error, request_id)
 
 
 class _Server(web.Server):
@@ -388,7 +396,9 @@ class Runner(web.AppRunner):
             try:
                 response: web.StreamResponse = await made.request_handler(request)
             except web.HTTPException as error:  # raised before the middleware: an Expect that nobody can meet
-                return error_response(ApiError(error.status, "http_error", f"{error.reason}."))
+                answer = error_response(ApiError(error.status, "http_error", f"{error.reason}."))
+                assert isinstance(request.protocol, Connection)
+                return _named(answer, request.protocol.next_id())
             return response
 
         return _Server(

@@ -46,8 +46,11 @@ _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0"
 
 
 async def body_of(request: web.Request, type_: type[T], config: Config) -> T:
-    """The body as this type. Raises AlpacaError 400 where it is no JSON object, 422 where a field is of no use."""
-    value = parse_json(await read_body(request, config.body_max, config.body_wait_s))
+    """The body as this type. Raises AlpacaError 400 where it is no JSON object, 422 where a field is of no use.
+
+    It need not say that it is JSON: Alpaca's SDK for Go does not.
+    """
+    value = parse_json(await read_body(request, config.body_max, config.body_wait_s, may_be_untyped=True))
     if not isinstance(value, dict):
         raise AlpacaError(400, None, "request body format is invalid: it must be a JSON object")
     present = {name: each for name, each in value.items() if each is not None}

@@ -256,7 +256,8 @@ def cancel(account: Account, trade: Trade, reason: str = REQUESTED) -> list[Trad
         return [end(trade, Status.CANCELLED, reason)]
     if trade.status is Status.HELD:
         return [drop(account, trade, Status.CANCELLED, reason)]
-    both = [trade, *(each for each in account.working.values() if each.replaces == trade.trade_id)]
+    standing_in = (each for each in account.working.values() if each.replaces is not None)  # few: == of ids is slow
+    both = [trade, *(each for each in standing_in if each.replaces == trade.trade_id)]
     return [_request_cancel(each, reason) for each in both if not each.cancel_requested and each.status not in TERMINAL]
 
 

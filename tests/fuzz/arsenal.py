@@ -114,6 +114,8 @@ class Arsenal:
         head = f"{operation.method} {_one_line(target)} HTTP/1.1\r\nHost: b\r\n{headers}"
         if body is None:
             return (head + "\r\n").encode("utf-8", "surrogateescape")
+        if "content-type:" not in headers.lower() and self._rng.random() < 0.95:  # without it, it is refused unread
+            head += "Content-Type: application/json\r\n"
         if self._rng.random() < 0.1 and len(body) < 60_000:
             chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
             return (
@@ -259,7 +261,10 @@ class Arsenal:
             b'{"symbol":"AAPL","side":"buy","quantity":100,"order_type":"limit","price":"1.00","time_in_force":"gtc"}'
         )
         token = self._rng.choice(self._orders.tokens)
-        head = f"POST /api/v1/orders HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {token}\r\n"
+        head = (
+            f"POST /api/v1/orders HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {token}\r\n"
+            "Content-Type: application/json\r\n"
+        )
         return Case("an order that rests", f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, places=True)
 
     # -------------------------------------------------------------- callbacks

@@ -219,6 +219,21 @@ async def test_a_body_that_is_no_json_is_a_400(broker: Broker) -> None:
     assert (status, error["code"]) == (400, 40010000)
 
 
+async def test_a_body_may_say_nothing_of_what_it_is_and_nothing_else_than_json(broker: Broker) -> None:
+    """Alpaca's SDK for Go sends no Content-Type."""
+    client = await bot(broker)
+    text = b'{"symbol": "AAPL", "qty": 1, "side": "buy", "type": "market", "time_in_force": "day"}'
+    post, url = client.http.post, client.url + ORDERS
+    headers = client.headers | {"Content-Type": "text/plain"}
+    async with post(url, data=text, headers=headers) as response:
+        error = await response.json()
+    assert (response.status, error["code"]) == (415, 41510000)
+    assert "Content-Type: application/json" in error["message"]
+    assert await client.call("GET", ORDERS, params={"status": "all"}) == (200, [])
+    async with post(url, data=text, headers=client.headers, skip_auto_headers=["Content-Type"]) as response:
+        assert (response.status, (await response.json())["symbol"]) == (200, "AAPL")
+
+
 async def test_too_little_buying_power_is_a_403_and_leaves_nothing(broker: Broker) -> None:
     client = await bot(broker, "1000.00")
     status, error = await order(client, qty=10, type="limit", limit_price=150)

@@ -28,6 +28,9 @@ WORK_MAX_S = 0.3
 # ------------------------------------------------------------------ raw HTTP, most of which no client would send
 
 
+JSON = "Content-Type: application/json"
+
+
 def request(method: str, path: str, body: bytes = b"", *headers: str, length: bool = True) -> bytes:
     """The bytes of a customer's request, with TOKEN for its token. Headers take any byte, as a lone surrogate."""
     lines = [f"{method} {path} HTTP/1.1", "Host: broker", "Authorization: Bearer TOKEN", *headers]
@@ -37,8 +40,8 @@ def request(method: str, path: str, body: bytes = b"", *headers: str, length: bo
 
 
 def post(body: bytes | str, *headers: str, length: bool = True) -> bytes:
-    """A PlaceTrade with this body."""
-    return request("POST", TRADES, body if isinstance(body, bytes) else body.encode(), *headers, length=length)
+    """A PlaceTrade with this body, which it says is JSON."""
+    return request("POST", TRADES, body if isinstance(body, bytes) else body.encode(), JSON, *headers, length=length)
 
 
 def order(**fields: str) -> str:
@@ -290,6 +293,17 @@ REFUSED = {
             "a bomb for the webhook": request("POST", WEBHOOK, bomb(800), "Content-Encoding: gzip"),
         },
     ),
+    **rows(
+        415,
+        "unsupported_content_type",
+        {
+            "not said": request("POST", TRADES, order().encode()),
+            "not said, in chunks": in_chunks(order()).replace(f"{JSON}\r\n".encode(), b""),
+            "not said, and no JSON": request("POST", TRADES, b" "),
+            "empty": request("POST", TRADES, order().encode(), "Content-Type:"),
+            "a form": request("POST", TRADES, order().encode(), "Content-Type: application/x-www-form-urlencoded"),
+        },
+    ),
     **rows(431, "headers_too_large", {"40,000 bytes": post(order(), "X: " + "a" * 40_000)}),
     **rows(414, "url_too_long", {"40,000 bytes": request("GET", "/" + "a" * 40_000)}),
     **rows(404, "no_such_route", {"a bomb": request("POST", "/", bomb(800), "Content-Encoding: gzip")}),
@@ -325,23 +339,76 @@ async def test_bad_input_changes_nothing_is_named_and_delays_nobody(broker: Brok
     customer = await broker.customer()
     token = str(customer.token).encode()
     before = await everything(broker)
-    wrong = []
+    wrong, ids = [], []
     with capture_logs() as logs:
         async with nobody_waits(broker):
             for name, (data, status, code) in REFUSED.items():
                 answer = await send(broker, data.replace(b"TOKEN", token))
+                ids.append((answer.headers.get("x-request-id"), name))
                 if answer.status != status or (answer.body and not answer.is_error(code)):
                     wrong.append((name, answer))
             for name, data in MALFORMED_HTTP.items():
                 answer = await send(broker, data.replace(b"TOKEN", token))
+                ids.append((answer.headers.get("x-request-id"), name))
                 if answer.status != 400 or not answer.is_error("malformed_http"):
                     wrong.append((name, answer))
     assert wrong == []
+    assert [name for id_, name in ids if id_ is None] == []
+    assert len({id_ for id_, _ in ids}) == len(ids), "each has an id of its own"
     noted = [entry for entry in logs if entry["event"].startswith("request.")]
     assert noted == [], "what a client gets wrong is no news: anybody could fill the disk"
     assert await everything(broker) == before
     _, placed = await customer.place("BUY", "AAPL", 1)
     assert (await customer.ended(placed["tradeId"]))["status"] == "FILLED"
+
+
+async def test_a_body_that_does_not_say_what_it_is_is_refused_wherever_one_is_read(broker: Broker) -> None:
+    """A web page may send such a one anywhere without asking, and what it is would be guessed. (Not so in Alpaca's.)"""
+    customer, operator = await broker.customer(), broker.operator
+    order_id, key = "01a201c6-99e6-770c-83c3-b03531a2249b", f"/admin/v1/customers/{customer.customer_id}/keys"
+    routes: list[tuple[Client, str, str]] = [
+        *((customer, "POST", path) for path in (TRADES, "/api/v1/orders", "/api/v1/orders/estimate")),
+        (customer, "PATCH", f"/api/v1/orders/{order_id}"),
+        (customer, "POST", "/api/v1/webhooks"),
+        (operator, "POST", "/admin/v1/customers"),
+        (operator, "POST", key),
+        (operator, "PUT", "/admin/v1/controls/all"),
+        (operator, "PUT", "/admin/v1/limits/all"),
+        (operator, "POST", "/admin/v1/corporate-actions"),
+        (operator, "PUT", f"/admin/v1/customers/{customer.customer_id}/state"),
+        (operator, "POST", "/admin/v1/exchange/clock/advance"),
+    ]
+    before, found = await everything(broker), dict[tuple[str, str], tuple[int, object]]()
+    for client, method, path in routes:
+        headers = {"Authorization": f"Bearer {client.token}"}
+        sent = {"data": order().encode(), "headers": headers, "skip_auto_headers": ["Content-Type"]}
+        async with client.http.request(method, client.url + path, **sent) as response:
+            found[method, path] = (response.status, (await response.json())["code"])
+    assert found == {(method, path): (415, "unsupported_content_type") for _, method, path in routes}
+    assert await everything(broker) == before
+
+
+async def test_where_there_is_no_body_nothing_has_to_be_said_of_it(broker: Broker) -> None:
+    customer, operator = await broker.customer(), broker.operator
+    key = f"/admin/v1/customers/{customer.customer_id}/keys"
+    for client, method, path, status in (
+        (operator, "POST", "/admin/v1/customers", 201),
+        (operator, "POST", key, 201),
+        (customer, "DELETE", "/api/v1/orders", 202),
+        (customer, "DELETE", "/v2/orders", 207),
+        (operator, "POST", f"/admin/v1/customers/{customer.customer_id}/suspend", 200),
+    ):
+        head = request(method, path).replace(b"TOKEN", str(client.token).encode())
+        for data in (head, request(method, path, length=False).replace(b"TOKEN", str(client.token).encode())):
+            answer = await send(broker, data)
+            assert answer.status == status, (path, answer)
+
+
+async def test_what_fails_before_the_handlers_has_a_request_id_too(broker: Broker) -> None:
+    token = str((await broker.customer()).token).encode()
+    answer = await send(broker, post(order(), "Expect: a-miracle").replace(b"TOKEN", token))
+    assert (answer.status, answer.is_error("http_error")) == (417, True)
+    assert answer.headers.get("x-request-id")
 
 
 # ------------------------------------------------------------------ those who send slowly, or not at all

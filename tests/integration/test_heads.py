@@ -1,6 +1,7 @@
 """How large a request's head may be, and that a large one is not kept."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -34,6 +35,11 @@ def head(*fields: bytes, path: bytes = b"/healthz") -> bytes:
     return b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: a", *fields, b"", b""])
 
 
+def request_id(answer: bytes) -> bytes:
+    found = re.search(rb"(?i)\r\nx-request-id: ([0-9a-f]+-[0-9a-f]+)\r\n", answer)
+    return found[1] if found else b""
+
+
 def fields(count: int, size: int) -> list[bytes]:
     return [b"X-%d: " % number + b"a" * size for number in range(count)]
 
@@ -58,17 +64,26 @@ async def test_a_head_without_end_is_refused(broker: Broker, size: int) -> None:
     answer, ended = await said(broker, *(whole[start : start + size] for start in range(0, len(whole), size)))
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert b'"headers_too_large"' in answer
+    assert request_id(answer)
     assert ended
+
+
+async def test_heads_that_are_refused_have_each_an_id_of_its_own(broker: Broker) -> None:
+    whole = head(*fields(100, 8_000))[:80_000]
+    answers = [(await said(broker, whole))[0] for _ in range(3)]
+    assert len({request_id(answer) for answer in answers} - {b""}) == len(answers)
 
 
 async def test_what_is_too_long_is_named(broker: Broker) -> None:
     answer, ended = await said(broker, head(*fields(1, 9_000)))
     assert answer[8:].startswith(b" 431 ")
     assert b"A header has more than 8,192 bytes." in answer
+    assert request_id(answer)
     assert ended
     answer, ended = await said(broker, head(path=b"/" + b"a" * 40_000))
     assert answer[8:].startswith(b" 414 ")
     assert b"more than 32,768 bytes" in answer
+    assert request_id(answer)
     assert ended
 
 

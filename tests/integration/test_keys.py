@@ -409,6 +409,58 @@ async def test_what_was_said_while_nobody_listened_is_looked_for_when_somebody_d
     await eventually(lambda: answers(there, 401))
 
 
+async def test_where_a_key_was_revoked_nothing_is_let_in_from_the_answer_on(broker: Broker) -> None:
+    """However many connections are open to it, and however many of its requests are under way."""
+    customer = await broker.customer()
+    stop, began = asyncio.Event(), list[tuple[float, int]]()
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as http:
+            while not stop.is_set():
+                at = asyncio.get_running_loop().time()
+                status, _ = await replace(customer, http=http).call("GET", "/api/v1/balance")
+                began.append((at, status))
+
+    asking = [asyncio.create_task(ask()) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    await broker.operator.call("DELETE", f"/admin/v1/customers/{customer.customer_id}/keys/{key_id(customer)}")
+    revoked = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.2)
+    stop.set()
+    await asyncio.gather(*asking)
+    assert 200 in {status for at, status in began if at < revoked}
+    assert {status for at, status in began if at > revoked} == {401}
+
+
+async def test_where_notices_are_lost_another_process_lets_a_revoked_key_in_no_longer_than_is_said(
+    with_settings: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("broker.assembly.listen", deaf)
+    settings = {"key_cache_s": 1.0, "controls_every_s": 600.0, "admin_token": "one-token-for-both"}
+    async with (
+        run_broker(with_settings(**settings)) as one,
+        run_broker(with_settings(**settings, data=tmp_path / "other")) as other,
+    ):
+        here = await one.customer()
+        there = replace(here, url=other.running.url)
+        assert await answers(there, 200)
+        await one.operator.call("DELETE", f"/admin/v1/customers/{here.customer_id}/keys/{key_id(here)}")
+        await eventually(lambda: answers(there, 401), within_s=1.0)
+
+
+def test_the_references_say_the_same_of_when_a_revoked_key_ends() -> None:
+    api, configuration = (" ".join(Path(f"docs/{name}.md").read_text().split()) for name in ("api", "configuration"))
+    section = api.partition("### `DELETE /admin/v1/customers/{customerId}/keys/{keyId}`")[2].partition("###")[0]
+    several = configuration.partition("Two brokers of one version on one database")[2].partition("What one commits")[0]
+    for said in (section, several):
+        assert "as soon as the database tells" in said
+        assert "within `--key-cache-s`" in said
+    assert "from its answer on" in section
+
+
 async def answers(client: Client, status: int) -> bool:
     return (await client.call("GET", "/api/v1/balance"))[0] == status
 

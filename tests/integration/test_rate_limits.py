@@ -262,11 +262,11 @@ async def test_a_body_that_says_it_is_something_else_than_json_is_refused(broker
         "application/json",
         "Application/JSON; charset=UTF-8",
         'application/json;charset="utf-8"',
-        None,
     ):
         status, answer = await post(content_type)
         assert status == 201, (content_type, answer)
     for content_type in (
+        None,
         "application/x-www-form-urlencoded",
         "text/plain",
         "text/plain; application/json",
@@ -278,8 +278,9 @@ async def test_a_body_that_says_it_is_something_else_than_json_is_refused(broker
         status, answer = await post(content_type)
         assert (status, answer["code"]) == (415, "unsupported_content_type"), content_type
         assert "Content-Type: application/json" in answer["error"]
-        status, answer = await post(content_type, "/v2/orders")
-        assert (status, answer["code"]) == (415, 41510000)
+        if content_type is not None:
+            status, answer = await post(content_type, "/v2/orders")
+            assert (status, answer["code"]) == (415, 41510000)
     status, answer = await post("application/x-www-form-urlencoded")
     assert "-H 'Content-Type: application/json'" in answer["error"], "what curl -d needs"
     headers = {"Content-Type": "application/x-www-form-urlencoded"}

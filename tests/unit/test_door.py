@@ -183,6 +183,18 @@ async def test_while_there_is_no_room_a_plain_order_is_refused_before_it_is_pars
     connection.connection_lost(None)
 
 
+async def test_each_refusal_has_a_request_id_of_its_own() -> None:
+    connection, wire = connect(a_door(Room(full=True)))
+    await settle()
+    for number in range(3):
+        connection.data_received(post(number))
+    await settle()
+    assert answers(wire.written) == [(503, b"no room")] * 3
+    ids = re.findall(rb"\r\nX-Request-Id: ([0-9a-f]{8}-[0-9a-f]+)\r\n", wire.written)
+    assert len(set(ids)) == 3
+    connection.connection_lost(None)
+
+
 async def test_many_refusals_take_turns_with_the_work() -> None:
     door = a_door(Room(full=True))
     wires = []

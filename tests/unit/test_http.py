@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
@@ -18,8 +18,9 @@ from broker.auth import NotAuthenticated
 from broker.batch import Overloaded
 from broker.config import Config
 from broker.db import DatabaseUnavailable, RefusedByDatabase
+from broker.door import Door
 from broker.exchange import ExchangeUnavailable
-from broker.http import ApiError, build_app, convert, json_response, parse_json, with_body
+from broker.http import ApiError, Runner, build_app, convert, json_response, parse_json, with_body
 from broker.metrics import Metrics
 from broker.shards import BrokenRule, Unanswered
 
@@ -196,6 +197,27 @@ async def test_each_answer_has_a_request_id_of_its_own() -> None:
             async with client.get(path) as response:
                 ids.add(response.headers["X-Request-Id"])
     assert len(ids) == 4
+
+
+async def test_a_fault_outside_of_the_handlers_is_in_the_log_under_the_answers_request_id() -> None:
+    """A connection may fail where no middleware stands; what it says has an id as well."""
+
+    app = web.Application()  # without the middleware that answers for handlers
+    app.add_routes([failing_with(KeyError("hunter2"))])
+    runner = Runner(app, door=Door([], lambda: 1, Config(), Metrics()))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = "http://{}:{}/".format(*runner.addresses[0])
+    with capture_logs() as logs:
+        async with ClientSession() as http, http.get(url) as response:
+            body = await response.json()
+    await runner.cleanup()
+    request_id = response.headers["X-Request-Id"]
+    assert (response.status, body["code"]) == (500, "internal_error")
+    assert request_id in body["error"]
+    assert "hunter2" not in body["error"]
+    failed = [entry for entry in logs if entry["event"] == "request.failed"]
+    assert [(entry["request_id"], str(entry["exc_info"])) for entry in failed] == [(request_id, "'hunter2'")], logs
 
 
 # ------------------------------------------------------------------ bodies
