@@ -48,6 +48,7 @@ class _Watched:
     queued_at: float  # when it was to go out: decided, and not committed yet
     due: float = 0.0
     looks: int = 0
+    failures: int = 0  # so many calls about it were not answered since the last one that was
     sends: int = 0
     sent_at: float = 0.0  # when the last copy was on its way
     read_again: bool = False  # from the database: another broker may have sent it meanwhile
@@ -196,7 +197,7 @@ class Dispatcher:
                 watched.sends, watched.sent_at = watched.sends + 1, self._now()
                 if watched.sends > 1 and watched.trade.trade_id not in self._watched:  # ended while this was on its way
                     self._strays.suspect(watched.trade.trade_id)
-        self._down_since = None
+        self._answered(batch)
         refused = {w.trade.trade_id: a for w, a in zip(batch, answers, strict=True) if isinstance(a, Refused)}
         sent_before = [w.trade.trade_id for w in batch if w.trade.trade_id in refused and w.sends > 1]
         try:  # an earlier copy of the order may have been taken: ask before believing
@@ -210,9 +211,11 @@ class Dispatcher:
             self._look_later(watched)
             if watched.cancelling:
                 self.cancel(watched.trade)
-            if watched.taken and may_rest(watched.trade):
+            if trade_id not in refused and may_rest(watched.trade):
                 self._accepted.append((self._now() + _ACCEPT_AFTER_S, trade_id))
-        reports = [self._refusal(trade_id, answer) for trade_id, answer in refused.items() if trade_id not in known]
+        # What it has under the id may be another order: that it is ours the shard has to see.
+        said = [known.get(trade_id, [self._refusal(trade_id, answer)]) for trade_id, answer in refused.items()]
+        reports = [report for each in said for report in each]
         if reports:
             await self._report(reports)
 
@@ -314,7 +317,13 @@ class Dispatcher:
         log.warning("exchange.unavailable", call=call, orders=len(batch), error=str(error))
         for watched in batch:
             watched.denied_since = None  # only what it says counts as a denial
+            watched.failures += 1
             self._look_later(watched)
+
+    def _answered(self, batch: Sequence[_Watched]) -> None:
+        self._down_since = None
+        for watched in batch:
+            watched.failures = 0
 
     # -------------------------------------------------------------- cancelling
 
@@ -339,7 +348,7 @@ class Dispatcher:
         except ExchangeUnavailable as error:
             self._failed("cancel", error, batch)
             return
-        self._down_since = None
+        self._answered(batch)
         for watched in batch:
             if watched.trade.trade_id not in unsettled:
                 watched.looks, watched.in_vain = 0, False
@@ -358,11 +367,15 @@ class Dispatcher:
         return asyncio.get_running_loop()  # which asks the system for the id of the process, each time
 
     def _look_later(self, watched: _Watched) -> None:
-        """Twice as long after each look, to a bound, with jitter so that many do not come back at once."""
+        """Twice as long after each look, and after each failure but the first, to a bound.
+
+        With jitter, so that many do not come back at once.
+        """
         if rests(watched.trade) and not watched.cancelling:
             delay = self._config.rest_look_s
         else:
-            doubled = self._config.look_after_s * 2 ** min(watched.looks, _DOUBLINGS_MAX)
+            doublings = watched.looks + max(0, watched.failures - 1)
+            doubled = self._config.look_after_s * 2 ** min(doublings, _DOUBLINGS_MAX)
             delay = min(doubled, self._config.look_max_s)
         self._look_at(watched, self._now() + delay * self._rng.uniform(0.75, 1.0))
 
@@ -411,7 +424,7 @@ class Dispatcher:
         except ExchangeUnavailable as error:
             self._failed("lookup", error, overdue)
             return
-        self._down_since = None
+        self._answered(overdue)
         reports: list[Report] = []
         for watched in overdue:
             watched.looks += 1

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from broker.core import signing
-from broker.core.messages import Report, ReportType
+from broker.core.messages import Described, Report, ReportType
 from broker.core.money import Money, format_money, parse_money
 from broker.core.types import PRICE_MAX, QUANTITY_MAX, Fill, OrderType, TimeInForce, Trade, TradeId
 from broker.metrics import Metrics
@@ -86,6 +86,9 @@ class _State(msgspec.Struct):
     filled_quantity: int
     executions: list[_Execution]
     reason: str | None = None
+    symbol: str | None = None
+    side: str | None = None
+    quantity: int | None = None
 
 
 class _States(msgspec.Struct):
@@ -110,6 +113,9 @@ class _Event(msgspec.Struct):
 _REASON_MAX = 200
 """Characters of somebody else's words that are worth keeping."""
 
+_WORD_MAX = 20
+"""Characters of what should be a symbol or a side: none of ours is as long."""
+
 _results = msgspec.json.Decoder(list[_Result])
 _cancels = msgspec.json.Decoder(list[_Cancel])
 _states = msgspec.json.Decoder(_States)
@@ -132,6 +138,11 @@ def _decimal(amount: Money | None) -> str | None:
 def _words(reason: str | None) -> str | None:
     """A reason as the database can keep it: no trade shall hang on how the exchange words it."""
     return reason and reason.replace("\0", "")[:_REASON_MAX]
+
+
+def _word(text: str | None) -> str | None:
+    """Longer than every one of ours, so that what is cut off makes none the same."""
+    return text and text[:_WORD_MAX]
 
 
 _FILLS = {ReportType.FILLED, ReportType.PARTIALLY_FILLED, ReportType.CORRECTED}
@@ -173,7 +184,16 @@ def _reports(state: _State, venue: str) -> list[Report]:
     reports = [report for each in state.executions for report in _reports_of(each, trade_id, state, venue)]
     if state.status not in {ReportType.FILLED, ReportType.PARTIALLY_FILLED}:
         reports.append(Report(trade_id, state.status, venue, None, None, state.filled_quantity, _words(state.reason)))
+    described = _described(state)
+    for report in reports:
+        report.described = described
     return reports
+
+
+def _described(state: _State) -> Described | None:
+    """Which order it is, to be compared with the one that was sent; somebody else's words are cut short."""
+    said = Described(_word(state.symbol), _word(state.side), state.quantity)
+    return None if said == Described() else said
 
 
 def _reports_of(each: _Execution, trade_id: TradeId, state: _State, venue: str) -> Iterator[Report]:

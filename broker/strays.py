@@ -106,16 +106,20 @@ class Strays:
         answer = await self._exchange.lookup(trade_ids)
         found = {trade_id: answer[trade_id] for trade_id in trade_ids if trade_id in answer}  # and nobody else's
         may_be_open = [trade_id for trade_id, reports in found.items() if not reports or reports[-1].type not in _ENDS]
-        open_there: set[TradeId] = set()
-        if may_be_open:  # one that has filled has no end of its own: it is cancelled in vain
-            open_there = set(may_be_open) - await self._exchange.cancel(may_be_open)
+        too_late = await self._exchange.cancel(may_be_open) if may_be_open else set()
+        open_there = set(may_be_open) - too_late
         for trade_id in open_there:
             log.error("exchange.order_after_its_end", trade_id=str(trade_id))
             self._metrics.sweep_findings.labels("open_after_end").inc()
+        unclear: set[TradeId] = set()
+        if too_late:  # it may have traded since it was looked up; one that has filled has no end of its own
+            again = await self._exchange.lookup(sorted(too_late))
+            found |= {trade_id: again[trade_id] for trade_id in too_late if trade_id in again}
+            unclear = {trade_id for trade_id in too_late if not _says_how_it_ended(again.get(trade_id))}
         for reports in found.values():  # each for itself: what cannot be taken in spoils no other's
             await self._report(reports)
         denied = {trade_id for trade_id in trade_ids if self._insists(trade_id, is_known=trade_id in found)}
-        return (found.keys() - open_there) | denied
+        return (found.keys() - open_there - unclear) | denied
 
     def _insists(self, trade_id: TradeId, *, is_known: bool) -> bool:
         suspect = self._suspects.get(trade_id)
@@ -126,3 +130,7 @@ class Strays:
         if suspect.denied_since is None:
             suspect.denied_since = self._now()
         return self._now() - suspect.denied_since >= self._config.forgotten_after_s
+
+
+def _says_how_it_ended(reports: Sequence[Report] | None) -> bool:
+    return bool(reports and reports[-1].type is not ReportType.ACCEPTED)

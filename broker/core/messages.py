@@ -172,6 +172,23 @@ class ReportType(StrEnum):
 
 
 @dataclass(slots=True)
+class Described:
+    """Which order it is that the exchange speaks of, in its own words; None is what it does not say."""
+
+    symbol: str | None = None
+    side: str | None = None
+    quantity: int | None = None
+
+    def is_of(self, trade: Trade) -> bool:
+        """Whether that is the order which was sent."""
+        return (
+            self.symbol in {None, trade.symbol}
+            and self.side in {None, trade.side}
+            and self.quantity in {None, trade.quantity}
+        )
+
+
+@dataclass(slots=True)
 class Report:
     """One event of the exchange about one trade, from a callback or from a lookup."""
 
@@ -183,6 +200,7 @@ class Report:
     filled_quantity: int = 0
     reason: str | None = None
     corrects: str | None = None  # of a correction: the execution in whose place this one stands
+    described: Described | None = None  # of what was looked up
     never_taken: bool = field(default=False, repr=False)  # our own desk's word: the exchange does not have the order
     order: "Trade | None" = field(default=None, repr=False, compare=False)  # ... and this is how the desk knows it
 
@@ -317,6 +335,7 @@ class Anomaly(Enum):
     UNKNOWN_TRADE = "unknown_trade"
     OTHER_VENUE = "other_venue"
     NEVER_SENT = "never_sent"
+    ANOTHER_ORDER = "another_order"
     CONTRADICTS_EXECUTION = "contradicts_execution"
     UNKNOWN_EXECUTION = "unknown_execution"
     REFUSED_BY_DATABASE = "refused_by_database"

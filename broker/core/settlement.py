@@ -27,7 +27,10 @@ Outcome = Event | Anomaly | Repeat
 
 
 def settle(account: Account, trade: Trade, report: Report, conditions: Conditions) -> Sequence[Outcome]:
-    """What one word of the exchange does, in order. Of an order that another one has it can know nothing."""
+    """What one word of the exchange does, in order. Of an order that another one has it can know nothing.
+
+    Nor has it ours, where it has another one under its id.
+    """
     if (anomaly := _cannot_be(trade, report)) is not None:
         return (anomaly,)
     match report.type:
@@ -54,7 +57,7 @@ def contradicts_the_end(trade: Trade, report: Report) -> bool:
     It has the order open, although it has ended here before it was done: the word is late, or of a copy that nobody
     watches. Or it ends the order with less than it has executed: then there may be more that it has not told.
     """
-    if report.venue != trade.venue:
+    if report.venue != trade.venue or _is_of_another_order(trade, report):
         return False
     if trade.status not in TERMINAL:
         return report.type in _ENDS and report.filled_quantity < _known_quantity(trade)
@@ -66,7 +69,14 @@ def contradicts_the_end(trade: Trade, report: Report) -> bool:
 def _cannot_be(trade: Trade, report: Report) -> Anomaly | None:
     if report.venue != trade.venue:
         return Anomaly.OTHER_VENUE
-    return Anomaly.NEVER_SENT if trade.status in {Status.PLACED, Status.HELD} else None
+    if trade.status in {Status.PLACED, Status.HELD}:
+        return Anomaly.NEVER_SENT
+    return Anomaly.ANOTHER_ORDER if _is_of_another_order(trade, report) else None
+
+
+def _is_of_another_order(trade: Trade, report: Report) -> bool:
+    """What is at the exchange has the quantity that it was sent with: only what is held here is restated."""
+    return report.described is not None and not report.described.is_of(trade)
 
 
 # ------------------------------------------------------------------ taken

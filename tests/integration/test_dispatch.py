@@ -11,7 +11,7 @@ import pytest
 
 from broker.batch import Overloaded
 from broker.config import Config
-from broker.core.messages import Report, ReportType
+from broker.core.messages import Described, Report, ReportType
 from broker.core.trading import ASKED
 from broker.core.types import Fill, Trade, TradeId
 from broker.db import DatabaseUnavailable, RefusedByDatabase
@@ -502,6 +502,44 @@ async def test_a_refusal_of_a_second_copy_is_believed_only_when_the_exchange_doe
         assert here.taken == []
 
 
+async def test_17_what_the_exchange_has_where_it_refuses_a_second_copy_is_taken_in_and_not_guessed() -> None:
+    """It may be another order under our id: that it has ours only the shard can tell."""
+    here = Floor(Config())
+    here.desk._now = lambda: 100.0  # type: ignore[method-assign]
+    trade = a_resting_trade()
+    another = Report(trade.trade_id, ReportType.ACCEPTED, "sim", described=Described("MSFT", "SELL", 500))
+    here.exchange.execute_fails = 1
+    here.desk.send(trade, 100.0)
+    await here.desk._send([trade.trade_id])
+    await here.desk._look(list(here.desk._watched.values()))  # it does not know it
+    here.exchange.states[trade.trade_id] = [another]
+    here.exchange.execute_answer = lambda _: Refused("this id was taken with another content")
+    await here.desk._send([trade.trade_id])
+    assert here.exchange.calls == [("execute", 1), ("lookup", 1), ("execute", 1), ("lookup", 1)]
+    assert here.taken == [another]
+    assert not here.desk._accepted, "the desk says nothing of its own"
+
+
+async def test_17_another_order_under_our_id_is_asked_about_ever_more_rarely_and_ours_is_not_sent_again() -> None:
+    """Taken in it changes nothing, so the trade stays open."""
+    here = Floor(Config(look_after_s=1.0, look_max_s=15.0))
+    here.desk._now = lambda: 100.0  # type: ignore[method-assign]
+    trade = a_trade()
+    here.exchange.states[trade.trade_id] = [
+        Report(trade.trade_id, ReportType.ACCEPTED, "sim", described=Described("MSFT", "SELL", 500))
+    ]
+    here.desk.watch(trade)
+    (watched,) = here.desk._watched.values()
+    pauses = []
+    for _ in range(6):
+        await here.desk._look([watched])
+        pauses.append(watched.due - 100.0)
+    assert all(0.75 * most <= pause <= most for pause, most in zip(pauses, (2, 4, 8, 15, 15, 15), strict=True))
+    assert here.exchange.calls == [("lookup", 1)] * 6
+    assert len(here.taken) == 6
+    assert not here.desk._outgoing
+
+
 async def test_only_what_the_exchange_says_counts_as_a_denial() -> None:
     """It says "not found" while it starts, falls silent, and says it again: that is not 0.3 s of denying."""
     async with floor(forgotten_after_s=0.3) as here:
@@ -513,6 +551,55 @@ async def test_only_what_the_exchange_says_counts_as_a_denial() -> None:
         await eventually(lambda: _true(here.exchange.lookup_fails == 0))
         await eventually(lambda: _true(here.exchange.calls[-1] == ("lookup", 1) and len(here.exchange.calls) > 9))
         assert here.taken == []
+
+
+def _are_within(pauses: Sequence[Sequence[float]], most: Sequence[float]) -> bool:
+    """Each of a row is up to a quarter shorter than it may be, and no two are the same."""
+    is_each = all(
+        0.75 * longest <= pause <= longest for row, longest in zip(pauses, most, strict=True) for pause in row
+    )
+    return is_each and len({pause for row in pauses for pause in row}) == sum(len(row) for row in pauses)
+
+
+@pytest.mark.parametrize("call", ["lookup", "cancel"])
+async def test_19_an_exchange_that_gives_no_answer_is_asked_ever_more_rarely_with_jitter_until_it_does(
+    call: str,
+) -> None:
+    """As one that says 429 to everything: whatever counts as no answer is treated alike."""
+    here = Floor(Config(look_after_s=1.0, look_max_s=15.0))
+    here.desk._now = lambda: 100.0  # type: ignore[method-assign]
+    for number in (1, 2, 3):
+        here.desk.watch(replace(a_trade(), trade_id=trade_id(number), executions={}))
+    watched = list(here.desk._watched.values())
+    ask = here.desk._look if call == "lookup" else here.desk._send_cancels
+    for answers_again in (0, 1):
+        setattr(here.exchange, f"{call}_fails", 7)
+        pauses = []
+        for _ in range(7):
+            await ask(watched)
+            pauses.append([each.due - 100.0 for each in watched])
+        assert _are_within(pauses, [min(each << answers_again, 15) for each in (1, 2, 4, 8, 15, 15, 15)]), pauses
+        here.exchange.states = {each.trade.trade_id: [] for each in watched}
+        await here.desk._look(watched)  # it answers: a second one that says nothing new is later than the first
+        assert all(each.due - 100.0 <= 2 << answers_again for each in watched)
+
+
+async def test_19_what_the_exchange_does_not_take_is_sent_again_ever_more_rarely_with_jitter() -> None:
+    """It says 429 to orders, and answers when it is asked about them."""
+    here = Floor(Config(look_after_s=1.0, look_max_s=15.0))
+    here.desk._now = lambda: 100.0  # type: ignore[method-assign]
+    trades = [replace(a_trade(), trade_id=trade_id(number), executions={}) for number in (1, 2, 3)]
+    for trade in trades:
+        here.desk.send(trade, 100.0)
+    watched = list(here.desk._watched.values())
+    pauses = []
+    for _ in range(7):
+        here.exchange.execute_fails = 1
+        await here.desk._send([trade.trade_id for trade in trades])
+        pauses.append([each.due - 100.0 for each in watched])
+        await here.desk._look(watched)
+    assert _are_within(pauses, [1, 2, 4, 8, 15, 15, 15]), pauses
+    assert [call for call, _ in here.exchange.calls] == (["execute"] * 3 + ["lookup"] * 3) * 7, "asked before each"
 
 
 async def test_executions_that_never_come_are_not_asked_for_without_a_pause() -> None:
@@ -605,10 +692,58 @@ async def test_after_the_end_of_an_order_of_which_two_copies_went_out_the_exchan
         here.desk.done(trade.trade_id)  # as of the first copy
         here.exchange.states[trade.trade_id] = [filled(trade)]
         here.exchange.ended.add(trade.trade_id)
-        await eventually(lambda: _true(here.exchange.calls[-2:] == [("lookup", 1), ("cancel", 1)]), within_s=20)
+        asked = [("lookup", 1), ("cancel", 1), ("lookup", 1)]  # the last one since the cancel came too late
+        await eventually(lambda: _true(here.exchange.calls[-3:] == asked), within_s=20)
         await here.heard(filled(trade))
         await here.passes(1.5)
-        assert here.exchange.calls[-2:] == [("lookup", 1), ("cancel", 1)]
+        assert here.exchange.calls[-3:] == asked
+
+
+async def test_a_stray_that_fills_between_the_look_and_the_cancel() -> None:
+    """Its callback was lost, and nobody would ask once more."""
+    async with floor(exchange_timeout_s=0.1, rest_look_s=0.2) as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        cancel = here.exchange.cancel
+
+        async def fills_first(trade_ids: Sequence[TradeId]) -> set[TradeId]:
+            here.exchange.states[trade.trade_id] = [filled(trade)]
+            here.exchange.ended.add(trade.trade_id)
+            return await cancel(trade_ids)
+
+        here.exchange.cancel = fills_first  # type: ignore[method-assign]
+        here.desk.look_for_stray(trade)
+        await here.heard(filled(trade))
+        heard = len(here.exchange.calls)
+        await here.passes(1.0)
+        assert (here.taken, len(here.exchange.calls)) == ([filled(trade)], heard), "it is no suspect any more"
+
+
+@pytest.mark.parametrize("second", ["not in form", "open", "denied"])
+async def test_a_stray_whose_cancel_comes_too_late_is_asked_about_until_the_exchange_says_how_it_ended(
+    second: str,
+) -> None:
+    async with floor(exchange_timeout_s=0.1, rest_look_s=0.2, forgotten_after_s=300.0) as here:
+        trade = a_trade()
+        here.exchange.states[trade.trade_id] = [open_there(trade)]
+        here.exchange.ended.add(trade.trade_id)
+        lookup = here.exchange.lookup
+
+        async def outdated(trade_ids: Sequence[TradeId]) -> dict[TradeId, list[Report]]:
+            """Each second time; the truth after a while."""
+            found = await lookup(trade_ids)
+            count = here.exchange.calls.count(("lookup", 1))
+            if count > 6:
+                return {trade.trade_id: [filled(trade)]}
+            answers = {"not in form": {trade.trade_id: []}, "open": found, "denied": {}}
+            return answers[second] if count % 2 == 0 else found
+
+        here.exchange.lookup = outdated  # type: ignore[method-assign]
+        here.desk.look_for_stray(trade)
+        await eventually(lambda: _true(filled(trade) in here.taken), within_s=20)
+        heard = len(here.exchange.calls)
+        await here.passes(1.0)
+        assert len(here.exchange.calls) - heard <= 2, "the cancel and the look of the last time"
 
 
 async def test_what_was_withdrawn_while_another_broker_sent_it_is_cancelled() -> None:

@@ -1,20 +1,27 @@
 """Rows of the fault table (docs/reliability.md) that need a whole broker and belong to no other test."""
 
 import asyncio
+import functools
 import json
+import re
+import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
-from aiohttp import web
+from aiohttp import ThreadedResolver, web
 from aiohttp.test_utils import TestServer
 
 from broker.config import Config
 from broker.core import signing
 from tests.conftest import Broker, eventually, run_broker
-from tests.integration.test_webhook import KEY, Desk, QuietExchange, desk, event, fill
+from tests.integration.test_webhook import ASK, KEY, Desk, QuietExchange, desk, event, fill, state
 
 __all__ = ["desk"]  # a fixture
 
@@ -98,6 +105,178 @@ async def test_20_an_exchange_that_is_slow_for_one_customer_holds_up_no_other(
             assert (await slow.trade(stuck["tradeId"]))["status"] == "IN PROGRESS"
             await mine.says(event(stuck["tradeId"], "REJECTED", reason="at last"))
             assert (await slow.trade(stuck["tradeId"]))["status"] == "REJECTED"
+
+
+class Silent(QuietExchange):
+    """Takes connections and requests, and while it is silent answers none of them: a half-open connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+        self.requests: list[str] = []
+
+    def app(self) -> web.Application:
+        app = super().app()
+        app.router.add_post("/v1/cancels", self._cancel)
+        return app
+
+    async def _take(self, request: web.Request) -> web.Response:
+        answer = await super()._take(request)
+        await self._hear("order")
+        return answer
+
+    async def _look(self, request: web.Request) -> web.Response:
+        await self._hear("lookup")
+        return await super()._look(request)
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        await self._hear("cancel")
+        return web.json_response([{"id": id_, "status": "ACCEPTED"} for id_ in await request.json()])
+
+    async def _hear(self, call: str) -> None:
+        self.requests.append(call)
+        await self.answers.wait()
+
+
+async def test_22_a_call_that_is_never_answered_ends_whatever_it_is(with_settings: Callable[..., Config]) -> None:
+    """By the deadline that the broker itself sets: without it each of them would be the last that is heard of it."""
+    exchange = Silent()
+    async with TestServer(exchange.app()) as server:
+        url = str(server.make_url("/"))
+        settings = {"exchange": url, "webhook_secrets": signing.encode_secret(KEY), "exchange_timeout_s": 0.5}
+        async with run_broker(with_settings(**settings, look_after_s=0.1, look_max_s=0.2, order_wait_s=0.1)) as broker:
+            customer = await broker.customer()
+            _, placed = await customer.place("BUY", "AAPL", 10)
+            trade_id = placed["tradeId"]
+
+            async def given_up(*calls: str) -> bool:
+                async with broker.http.get(f"{broker.running.url}/metrics") as answer:
+                    text = await answer.text()
+                return all(re.search(rf'exchange_failures_total{{call="{call}"}} [1-9]', text) for call in calls)
+
+            await eventually(lambda: given_up("execute", "lookup"))
+            await customer.call("DELETE", f"/api/v1/orders/{trade_id}")
+            await eventually(lambda: given_up("cancel"))
+            assert exchange.requests.count("lookup") >= 2
+            assert exchange.requests.count("order") == 1, "whether it has the first copy it has not said"
+            assert (await customer.trade(trade_id))["status"] == "IN PROGRESS"
+            exchange.states[trade_id] = state(trade_id, "FILLED", ("e-1", 10, ASK))
+            exchange.answers.set()
+            assert (await customer.ended(trade_id))["status"] == "FILLED"
+            await broker.books_are_right()
+
+
+class Names(ThreadedResolver):
+    """A name server that a test switches off; all names are this machine."""
+
+    is_away = False
+    asked = 0
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
+        self.asked += 1
+        if self.is_away:
+            raise OSError(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return await super().resolve("127.0.0.1", port, family)
+
+
+async def close_each(_: web.Request, response: web.StreamResponse) -> None:
+    """No connection is used twice: for each request the name is looked up and, with TLS, hands are shaken."""
+    if not isinstance(response, web.WebSocketResponse):
+        response.force_close()
+
+
+async def orders_wait_until_it_is_back(
+    broker: Broker, exchange: QuietExchange, was_tried: Callable[[], int], come_back: Callable[[], None]
+) -> None:
+    """Two customers' orders, of which nothing arrives; then both do, each once, and end as the exchange says."""
+    customers = [await broker.customer(), await broker.customer()]
+    before = was_tried()
+    trades = [(await customer.place("BUY", "AAPL", 10))[1]["tradeId"] for customer in customers]
+
+    async def tried() -> bool:
+        return was_tried() >= before + 6
+
+    await eventually(tried)
+    assert exchange.orders == {}
+    for customer, trade_id in zip(customers, trades, strict=True):
+        assert (await customer.trade(trade_id))["status"] == "IN PROGRESS"
+    exchange.states = {id_: state(id_, "FILLED", (f"e-{number}", 10, ASK)) for number, id_ in enumerate(trades)}
+    come_back()
+    for customer, trade_id in zip(customers, trades, strict=True):
+        assert (await customer.ended(trade_id))["status"] == "FILLED"
+    assert exchange.orders.keys() == set(trades)
+    await broker.books_are_right()
+
+
+async def test_22_orders_wait_while_the_exchange_has_no_address(
+    with_settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, names = QuietExchange(), Names()
+    app = exchange.app()
+    app.on_response_prepare.append(close_each)
+    connector = functools.partial(aiohttp.TCPConnector, resolver=names, use_dns_cache=False)
+    monkeypatch.setattr("broker.app.aiohttp.TCPConnector", connector)
+    async with TestServer(app) as server:
+        url = f"http://exchange.example:{server.port}"
+        settings = {"exchange": url, "webhook_secrets": signing.encode_secret(KEY)}
+        async with run_broker(with_settings(**settings, look_after_s=0.05, look_max_s=0.1)) as broker:
+            names.is_away = True
+            await orders_wait_until_it_is_back(
+                broker, exchange, lambda: names.asked, lambda: setattr(names, "is_away", False)
+            )
+
+
+EXTENSIONS = "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid\n"
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A folder with an authority's ca.pem, and of it good.pem and expired.pem for this machine, with their keys."""
+
+    def openssl(*arguments: str) -> None:
+        try:
+            subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"there is no openssl that makes such certificates: {error}")
+
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    (tmp_path / "extensions").write_text(EXTENSIONS)
+    usage = ("-addext", "keyUsage=critical,keyCertSign")
+    openssl("req", "-x509", *new, "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem", *usage)
+    for name, days in (("good", "2"), ("expired", "-1")):
+        openssl("req", "-new", *new, "-subj", "/CN=exchange", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", days, "-extfile", "extensions")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    return tmp_path
+
+
+async def test_22_orders_wait_while_the_exchanges_certificate_has_expired(
+    with_settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, certificates: Path
+) -> None:
+    exchange, tried = QuietExchange(), []
+    app = exchange.app()
+    app.on_response_prepare.append(close_each)
+    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    shown.sni_callback = lambda *_: tried.append(None)
+
+    def show(name: str) -> None:
+        shown.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+
+    show("good")
+    ours = ssl.create_default_context(cafile=certificates / "ca.pem")
+    monkeypatch.setattr("broker.app.aiohttp.TCPConnector", functools.partial(aiohttp.TCPConnector, ssl=ours))
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=shown)
+    try:
+        settings = {"exchange": str(server.make_url("/")), "webhook_secrets": signing.encode_secret(KEY)}
+        async with run_broker(with_settings(**settings, look_after_s=0.05, look_max_s=0.1)) as broker:
+            show("expired")
+            with pytest.raises(aiohttp.ClientConnectorCertificateError, match="certificate has expired"):
+                async with aiohttp.ClientSession(connector=aiohttp.TCPConnector()) as http:
+                    await http.get(server.make_url("/"))
+            await orders_wait_until_it_is_back(broker, exchange, lambda: len(tried), lambda: show("good"))
+    finally:
+        await server.close()
 
 
 async def test_28_a_loop_that_stood_still_for_five_seconds_goes_on_where_it_was(broker: Broker) -> None:

@@ -10,10 +10,12 @@ import orjson
 import pytest
 from aiohttp import web
 
-from broker.core.messages import Report, ReportType
-from broker.core.types import Fill
+from broker.core import trading
+from broker.core.messages import Anomaly, Described, ReplaceTrade, Report, ReportType
+from broker.core.messages import Refused as RefusedTrade
+from broker.core.types import Fill, OrderType
 from broker.exchange import ExchangeUnavailable, HttpVenue, Refused
-from tests.builders import FixedMarket, account, dollars, fill, settle, trade_id, working
+from tests.builders import FixedMarket, account, conditions, dollars, fill, settle, trade_id, working
 
 IDS = [trade_id(number) for number in (1, 2, 3)]
 
@@ -129,8 +131,8 @@ async def test_no_answer_in_time_is_unknown(exchange: Answering, venue: HttpVenu
 
 
 async def test_nobody_there_is_unknown(venue: HttpVenue) -> None:
-    venue._url = "http://127.0.0.1:1"
-    with pytest.raises(ExchangeUnavailable):
+    venue.url = "http://127.0.0.1:1"
+    with pytest.raises(ExchangeUnavailable, match="ClientConnectorError"):
         await venue.lookup(IDS)
 
 
@@ -143,6 +145,54 @@ async def test_a_lookup_tells_executions_and_the_end(exchange: Answering, venue:
         IDS[1]: [Report(IDS[1], ReportType.CANCELLED, "sim", None, None, 0, "no buyers")],
     }
     assert exchange.asked == [("GET /v1/orders?ids=" + ",".join(map(str, IDS)), None)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "described"),
+    [
+        ({}, None),
+        ({"symbol": None, "side": None, "quantity": None}, None),
+        ({"symbol": "AAPL", "side": "BUY", "quantity": 10, "type": "market"}, Described("AAPL", "BUY", 10)),
+        ({"symbol": "MSFT"}, Described("MSFT")),
+        ({"side": "\0 buy or sell", "quantity": -1}, Described(None, "\0 buy or sell", -1)),
+        ({"symbol": "A" * 5_000}, Described("A" * 20)),
+    ],
+)
+async def test_17_a_lookup_tells_which_order_it_is_as_far_as_the_exchange_says(
+    fields: dict[str, Any], described: Described | None, exchange: Answering, venue: HttpVenue
+) -> None:
+    busted = {"execution_id": "e1", "quantity": 10, "price": "190.20", "busted": True}
+    state = a_state(IDS[0], status="CANCELLED", executions=[busted], **fields)
+    exchange.body = orjson.dumps({"orders": [state]})
+    reports = (await venue.lookup(IDS))[IDS[0]]
+    assert [report.type for report in reports] == ["PARTIALLY_FILLED", "BUSTED", "CANCELLED"]
+    assert [report.described for report in reports] == [described] * 3
+
+
+@pytest.mark.parametrize("kind", ["market", "trailing", "replacement", "filled in part"])
+async def test_17_what_the_exchange_repeats_of_what_was_sent_is_our_order(
+    kind: str, exchange: Answering, venue: HttpVenue
+) -> None:
+    holder = account(cash="100000")
+    trade = working(holder, FixedMarket({"AAPL": "190.20"}), limit="190.00" if kind == "replacement" else None)  # type: ignore[arg-type]
+    if kind == "trailing":
+        trade.order_type = OrderType.TRAILING_STOP
+    if kind in {"replacement", "filled in part"}:
+        settle(holder, trade, fill(trade, 4, "190.00"))
+    if kind == "replacement":
+        command = ReplaceTrade(trade_id(7), holder.customer_id, trade.trade_id, 3)
+        events = trading.replace(holder, trade, command, conditions(FixedMarket({"AAPL": "190.20"})))
+        assert not isinstance(events, RefusedTrade)
+        trade = events[0].trade
+        assert (trade.quantity, trade.replaces_filled) == (3, 4)
+    sent = venue._order(trade)
+    state = {name: sent[name] for name in ("symbol", "side", "type", "quantity")} | {"id": str(trade.trade_id)}
+    exchange.body = orjson.dumps(
+        {"orders": [a_state(trade.trade_id, **state, status="CANCELLED", filled_quantity=0, executions=[])]}
+    )
+    ((report,),) = (await venue.lookup([trade.trade_id])).values()
+    assert report.described == Described("AAPL", "BUY", trade.quantity)
+    assert settle(holder, trade, report) is not Anomaly.ANOTHER_ORDER
 
 
 async def test_one_malformed_state_is_known_to_exist_and_spoils_no_other(exchange: Answering, venue: HttpVenue) -> None:

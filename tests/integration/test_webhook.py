@@ -325,6 +325,44 @@ async def test_a_message_within_the_window_is_taken_at_its_word(desk: Desk) -> N
     assert desk.exchange.asked_about == []
 
 
+# ------------------------------------------------------------------ another order under our id
+
+
+ANOTHER = {"symbol": "MSFT", "side": "SELL", "type": "limit", "quantity": 500, "price": "1.00", "stop_price": None}
+OURS = {"symbol": "AAPL", "side": "BUY", "type": "market", "quantity": 10, "price": None, "stop_price": None}
+
+
+@pytest.mark.parametrize("named", [("symbol",), ("side",), ("quantity",), tuple(ANOTHER)])
+async def test_17_of_another_order_that_the_exchange_has_under_our_id_nothing_is_booked(
+    desk: Desk, named: tuple[str, ...]
+) -> None:
+    trade_id = await desk.order()
+    wrong = {name: ANOTHER[name] for name in named}
+    before = (await desk.everything())[:-1]
+    states = (
+        state(trade_id, "ACCEPTED"),
+        state(trade_id, "PARTIALLY_FILLED", ("e-1", 5, "1.00")),
+        state(trade_id, "FILLED", ("e-1", 500, "1.00")),
+        state(trade_id, "CANCELLED", reason="asked"),
+    )
+    for said in states:
+        desk.exchange.states[trade_id] = said | wrong
+        for _ in range(2):
+            assert await desk.says(fill(trade_id, "e-1"), at=time.time() - 301) == (204, None)
+    assert await desk.inbox() == ["another_order"] * 4, "each word of it once"
+    assert (await desk.everything())[:-1] == before
+    (row,) = await desk.broker.fetch("SELECT payload FROM inbox WHERE payload LIKE '%CANCELLED%'")
+    assert repr(wrong.get("symbol")) in row["payload"]
+    async with desk.broker.http.get(f"{desk.broker.running.url}/metrics") as answer:
+        assert 'broker_anomalies_total{cause="another_order"} 8.0' in (await answer.text()).splitlines()
+    desk.exchange.states[trade_id] = state(trade_id, "FILLED", ("e-2", 10, "100.00")) | OURS
+    assert await desk.says(fill(trade_id, "e-2"), at=time.time() - 301) == (204, None)
+    assert (await desk.trade(trade_id))[:2] == ("FILLED", [("e-2", 10, "100.00")])
+    desk.exchange.states[trade_id] = state(trade_id, "FILLED", ("e-1", 500, "1.00")) | wrong
+    assert await desk.says(fill(trade_id, "e-1"), at=time.time() - 301) == (204, None)
+    assert (await desk.cash(), await desk.shares(), await desk.suspense()) == (("9000.00", "0.00"), 10, 0)
+
+
 # ------------------------------------------------------------------ what events do
 
 

@@ -468,4 +468,5 @@ def _state(order: Order) -> _State:
         _Execution(each.execution_id, each.quantity, format_money(each.price), each.busted, each.corrects)
         for each in order.executions
     ]
-    return _State(order.trade_id, order.status, order.filled, executions, order.reason)
+    said = (order.reason, order.symbol, order.side, order.quantity)
+    return _State(order.trade_id, order.status, order.filled, executions, *said)

@@ -9,7 +9,7 @@ from broker.core import settlement, trading
 from broker.core.account import Account, Holding
 from broker.core.conditions import Policy
 from broker.core.fees import parse_fees
-from broker.core.messages import Anomaly, Event, Repeat, Report, ReportType, Restricted, Step, TradeEvent
+from broker.core.messages import Anomaly, Described, Event, Repeat, Report, ReportType, Restricted, Step, TradeEvent
 from broker.core.money import Money
 from broker.core.postings import CASH, EntryKind, House, entry_postings, house_owner
 from broker.core.types import AccountType, CustomerId, Fill, Side, Trade
@@ -85,6 +85,47 @@ def test_what_one_exchange_says_of_an_order_that_another_has_changes_nothing() -
     ):
         assert settle(holder, trade, replace(report, venue="west")) is Anomaly.OTHER_VENUE
     assert pickle.dumps((holder, trade)) == before
+
+
+OTHER_ORDERS = [Described("MSFT"), Described("AAPL", "SELL"), Described("AAPL", "BUY", 500), Described(quantity=9)]
+
+
+@pytest.mark.parametrize("described", OTHER_ORDERS)
+def test_17_whatever_is_said_of_another_order_under_our_id_changes_nothing(described: Described) -> None:
+    holder = account(cash="2000")
+    trade = working(holder, MARKET)
+    settle(holder, trade, fill(trade, 4, "100", "e1"))
+    words = (
+        fill(trade, 6, "100", "e2", "FILLED"),
+        fill(trade, 500, "1", "e2"),
+        fill(trade, 4, "100", "e1"),
+        end(trade, "CANCELLED", filled=4),
+        end(trade, "REJECTED"),
+        Report(trade.trade_id, ReportType.ACCEPTED, "sim"),
+        Report(trade.trade_id, ReportType.REPLACED, "sim", filled_quantity=4),
+        bust(trade),
+        correction(trade, 1, "1"),
+    )
+    for ended in (False, True):
+        if ended:
+            settle(holder, trade, end(trade, "CANCELLED", filled=4))
+        before = pickle.dumps((holder, trade))
+        for each in words:
+            report = replace(each, described=described)
+            assert settle(holder, trade, report) is Anomaly.ANOTHER_ORDER
+            assert not settlement.contradicts_the_end(trade, report), "it is not ours to look for, and to cancel"
+        assert pickle.dumps((holder, trade)) == before
+
+
+@pytest.mark.parametrize("described", [None, Described(), Described("AAPL"), Described("AAPL", "BUY", 10)])
+def test_17_what_is_said_of_our_order_as_it_was_sent_is_taken(described: Described | None) -> None:
+    holder = account(cash="2000")
+    trade = working(holder, MARKET)
+    for number in (1, 2):  # also of one that has filled in part: the quantity is that of the order
+        report = replace(fill(trade, 4, "100", f"e{number}"), described=described)
+        (event,) = settlement.settle(holder, trade, report, conditions())
+        assert isinstance(event, TradeEvent)
+    assert trade.filled_quantity == 8
 
 
 @pytest.mark.parametrize(("quantity", "price"), [(4, "99.99"), (5, "100")])
