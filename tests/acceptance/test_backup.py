@@ -5,13 +5,16 @@ import asyncio
 import random
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
 from broker.commands import backup as commands_backup
 from broker.commands.running import UsageError
+from broker.embedded import EmbeddedPostgres
 from broker.pg_binaries import find_programs
 from tests.acceptance.system import PATIENT, Clients, System, all_end, reaches
 from tests.conftest import eventually, the_seed
@@ -98,6 +101,50 @@ def test_a_copy_that_is_not_as_the_database_wrote_it_is_no_backup(
     with pytest.raises(UsageError, match="pg_basebackup failed"):
         commands_backup._backup(options)
     assert not options.folder.exists()
+
+
+@pytest.fixture
+async def original(tmp_path: Path) -> AsyncIterator[Path]:
+    """The data folder of a broker's PostgreSQL that runs."""
+    server = await EmbeddedPostgres.start(tmp_path / "data", structlog.get_logger())
+    yield tmp_path / "data"
+    await server.stop()
+
+
+def a_bit(copy: Path) -> None:
+    table = max((copy / "base").rglob("*"), key=lambda each: each.stat().st_size * each.is_file())
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 1
+    table.write_bytes(content)
+
+
+def the_log(copy: Path) -> None:
+    for each in (copy / "pg_wal").glob("0*"):
+        each.unlink()
+
+
+@pytest.mark.parametrize("damage", [a_bit, the_log])
+async def test_46_a_copy_that_was_damaged_while_it_was_made_is_found_and_taken_away(
+    damage: Callable[[Path], None], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two steps: the disk under the copy is not as good as the one it is made from."""
+    step, copied = commands_backup._run, []
+
+    def then_damaged(command: list[str]) -> None:
+        step(command)
+        if Path(command[0]).name == "pg_basebackup":
+            copied.append(options.folder / "postgres")
+            damage(copied[0])
+
+    options = argparse.Namespace(data=original, folder=tmp_path / "backup")
+    monkeypatch.setattr(commands_backup, "_run", then_damaged)
+    with pytest.raises(UsageError, match="pg_verifybackup failed"):
+        await asyncio.to_thread(commands_backup._backup, options)
+    assert copied
+    assert not options.folder.exists()
+    monkeypatch.setattr(commands_backup, "_run", step)
+    assert await asyncio.to_thread(commands_backup._backup, options) == 0
+    assert (options.folder / "postgres/PG_VERSION").exists()
 
 
 async def test_without_a_running_broker_there_is_nothing_to_back_up(tmp_path: Path) -> None:

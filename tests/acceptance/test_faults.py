@@ -14,6 +14,7 @@ import pytest
 
 from broker.config import Config
 from tests.acceptance.system import PATIENT, Clients, System, all_end, check, reaches
+from tests.acceptance.test_rolling import STOPS_WITHIN_S, terminated
 from tests.conftest import eventually, the_seed
 
 pytestmark = pytest.mark.timeout(180)
@@ -152,8 +153,7 @@ async def test_sigterm_under_load_ends_in_time_and_loses_nothing(tmp_path: Path)
         load = asyncio.create_task(clients.run(clients=16, trades=3_000))
         await reaches(51, lambda: clients.count, load)
         assert system.broker is not None
-        system.broker.terminate()
-        assert await asyncio.wait_for(system.broker.wait(), 15) == 0
+        assert await terminated(system.broker) < STOPS_WITHIN_S
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
         await system.start_broker()

@@ -1,7 +1,13 @@
-"""The audit log: what operators ask for is in it before it is done, and nothing in it can be changed unseen."""
+"""The audit log: what operators ask for is in it before it is done, and nothing in it can be changed unseen.
+
+AUDIT_FLIPS says how many changes are tried, and TEST_SEED which:
+
+    AUDIT_FLIPS=100000 .venv/bin/python -m pytest -s -o timeout=0 tests/integration/test_audit.py -k flipped
+"""
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -25,6 +31,7 @@ from tests.conftest import Broker, eventually, run_broker, the_seed
 from tests.integration.test_schema import commit, new_trade
 
 TOKEN = "t" * 40
+FLIPS = int(os.environ.get("AUDIT_FLIPS", "1000"))
 CHAINS_ARE_WHOLE, EVENTS_ARE_AS_AUDITED = (
     next(query for rule, query in rules() if rule == name)
     for name in ("audit chains are whole", "events are as audited")
@@ -298,7 +305,7 @@ async def test_a_thousand_flipped_bytes_are_seen(owner: asyncpg.Connection, cust
     print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure
     rng = random.Random(seed)
     refused = 0
-    for _ in range(1_000):
+    for _ in range(FLIPS):
         table = rng.choice(["audit", "event", "event", "audit_head"])
         (row,) = await owner.fetch(f"SELECT ctid, * FROM {table} ORDER BY random() LIMIT 1")
         column = rng.choice([name for name in row.keys() if name != "ctid"])  # noqa: SIM118 - a record's keys
@@ -312,7 +319,8 @@ async def test_a_thousand_flipped_bytes_are_seen(owner: asyncpg.Connection, cust
             refused += 1  # not even a superuser gets it in: a check or a key of its own
         finally:
             await transaction.rollback()
-    assert refused < 200
+    print(f"{FLIPS} changes, of which the database refused {refused}, and each other one was seen")  # noqa: T201
+    assert refused < FLIPS / 5
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import re
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -10,7 +15,7 @@ import pytest
 from broker import db
 from broker.config import Config
 from broker.db import Database, DatabaseUnavailable, RefusedByDatabase, Session, StaleAccounts
-from tests.conftest import the_seed
+from tests.conftest import run_broker, the_seed
 
 
 @pytest.fixture
@@ -75,3 +80,42 @@ async def test_46_pages_have_checksums(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
     assert await connection.fetchval("SHOW data_checksums") == "on"
     await connection.close()
+
+
+async def verified(folder: Path) -> tuple[int | None, str]:
+    """The exit code of `broker verify` on a broker that is stopped, and what it said."""
+    command = [sys.executable, "-m", "broker", "verify", "--data", str(folder)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    out, err = await process.communicate()
+    return process.returncode, (out + err).decode()
+
+
+MARK = b"a-flipped-bit"
+"""A text that no rule of the books reads: that it is another is known by nothing but its page's checksum."""
+
+
+async def test_46_a_flipped_bit_on_disk_is_said_and_not_served(with_settings: Callable[..., Config]) -> None:
+    config = with_settings(database=None)
+    async with run_broker(config) as broker:
+        customer = await broker.customer()
+        order = {"symbol": "AAPL", "side": "buy", "quantity": 1, "order_type": "limit", "price": "100.00"}
+        status, placed = await customer.call("POST", "/api/v1/orders", order | {"client_order_id": MARK.decode()})
+        assert status == 201, placed
+        path = f"/api/v1/orders/{placed['id']}"
+        assert (await customer.call("GET", path))[0] == 200
+        (found,) = await broker.fetch("SELECT pg_relation_filepath('trade') AS file")
+    code, said = await verified(config.data)
+    assert code == 0, said
+    table = config.data / "postgres" / found["file"]
+    content = bytearray(table.read_bytes())
+    assert content.count(MARK) > 0, "it was written when the server stopped"
+    for at in [match.start() for match in re.finditer(MARK, content)]:  # each version of its row
+        content[at] ^= 1
+    table.write_bytes(content)
+
+    code, said = await verified(config.data)
+    assert (code, "invalid page" in said) == (2, True), said
+    async with run_broker(config) as broker:
+        again = replace(customer, http=broker.http, url=broker.running.url)
+        status, answer = await again.call("GET", path)
+        assert (status, answer["code"]) == (500, "internal_error"), answer

@@ -1,20 +1,31 @@
 """More than the broker can do: what is let in is done, the rest hears so at once, and what frees it always gets in."""
 
 import asyncio
+import gc
+import json
 import socket
 import struct
+import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+import pytest
+from aiohttp.test_utils import TestServer
 
 from broker.config import Config
+from broker.core import signing
 from tests.conftest import Broker, Client, eventually, run_broker
+from tests.integration.test_webhook import KEY, Desk, Event, QuietExchange, fill
 
 BUY = {"stockTicker": "AAPL", "type": "BUY", "quantity": 1}
 WITHIN_S = 30.0
+
+Answered = tuple[int, str | None, str]
+"""A status, Retry-After and an error code."""
 
 
 @asynccontextmanager
@@ -234,6 +245,7 @@ async def test_54_who_hangs_up_in_the_middle_has_a_whole_trade_or_none(broker: B
     def request(client: Client) -> bytes:
         body = b'{"stockTicker": "AAPL", "type": "BUY", "quantity": 1}'
         head = f"POST /api/v1/trades HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {client.token}\r\n"
+        head += "Content-Type: application/json\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     whole = [request(clients[number % 10]) for number in range(100)]
@@ -263,22 +275,133 @@ async def test_51_beside_a_customer_who_sends_a_thousand_orders_others_get_their
             assert (await place(other))[0] == 201
         answers = Counter(await asyncio.gather(*flood))
         assert set(answers) <= {(201, None, ""), (503, "1", "overloaded"), (429, "1", "rate_limited")}
+        assert answers[503, "1", "overloaded"] > 0, "it has no more at work than it may have"
         await all_end(broker)
         await broker.books_are_right()
 
 
-async def test_27_what_is_kept_of_requests_is_let_go(broker: Broker) -> None:
-    """Everything that grows with load is back where it was, once the load is gone."""
+ORDERS, READS = 500, 1_000
+KEPT_OBJECTS, KEPT_BYTES = 30, 20_000
+"""What may stay of a request. It is 9 and 5,000 of an order and nothing of a read; quotes come in beside them."""
+
+
+@pytest.fixture
+async def quiet(with_settings: Callable[..., Config]) -> AsyncIterator[Desk]:
+    """A broker whose one queue has room for four commands, beside an exchange that says only what a test says."""
+    exchange = QuietExchange()
+    async with TestServer(exchange.app()) as server:
+        settings = {"exchange": str(server.make_url("/")), "webhook_secrets": signing.encode_secret(KEY)}
+        settings |= {"shards": 1, "batch_max": 4, "shard_queue_max": 4, "look_after_s": 600.0}
+        async with run_broker(with_settings(**settings)) as broker:
+            yield Desk(broker, exchange, await broker.customer(cash="1000000.00"))
+            await broker.books_are_right()
+
+
+async def test_12_a_callback_that_finds_no_room_is_told_when_to_come_again_and_its_event_is_settled_once(
+    quiet: Desk,
+) -> None:
+    """A storm at a queue that is full for certain: nobody's event is lost with a 503, and none counts twice."""
+    events, at_once = 100, 200  # every one is said twice
+    trade_id = await quiet.order(quantity=events)
+    fills = [
+        fill(trade_id, f"e{n}", 1, filled_quantity=n, type="FILLED" if n == events else "PARTIALLY_FILLED")
+        for n in range(1, events + 1)
+    ]
+
+    async def deliver(each: Event) -> Answered:
+        body = json.dumps(each).encode()
+        url = f"{quiet.broker.running.url}/webhooks/exchange"
+        async with quiet.broker.http.post(url, data=body, headers=quiet.signed(body)) as response:
+            text = await response.text()
+            code = json.loads(text)["code"] if text else ""
+            return response.status, response.headers.get("Retry-After"), code
+
+    refused: Counter[Answered] = Counter()
+
+    async def until_taken(each: Event) -> None:
+        while (answer := await deliver(each))[0] != 204:
+            refused[answer] += 1
+            await asyncio.sleep(0.02)
+        assert answer == (204, None, "")
+
+    async with asyncio.TaskGroup() as storm, stalled(quiet.broker):  # and then there is room
+        for number in range(at_once):
+            storm.create_task(until_taken(fills[number % events]))
+        await eventually(lambda: are(refused.total() >= at_once), WITHIN_S)
+    assert set(refused) == {(503, "1", "overloaded")}
+    assert (await quiet.customer.trade(trade_id))["status"] == "FILLED"
+    settled = await quiet.broker.fetch("SELECT execution_id, last_qty FROM execution")
+    assert sorted(map(tuple, settled)) == sorted((f"e{n}", 1) for n in range(1, events + 1))
+    assert await quiet.inbox() == []
+    assert await quiet.broker.fetch("SELECT count(*) FROM transfer WHERE kind = 'fill'") == [(events,)]
+
+
+async def are(answer: bool) -> bool:
+    return answer
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What this process holds: broker, database driver and clients together."""
+
+    tasks: int
+    requests: int
+    objects: int
+    memory: int
+
+    @classmethod
+    def now(cls) -> "Kept":
+        gc.collect()
+        objects = gc.get_objects()
+        requests = sum(type(each).__name__ in {"Request", "BaseRequest"} for each in objects)
+        return cls(len(asyncio.all_tasks()), requests, len(objects), tracemalloc.get_traced_memory()[0])
+
+    def since(self, before: "Kept") -> "Kept":
+        return Kept(
+            self.tasks - before.tasks,
+            self.requests - before.requests,
+            self.objects - before.objects,
+            self.memory - before.memory,
+        )
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """What is allocated counts."""
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+async def test_27_what_is_kept_of_requests_is_let_go(broker: Broker, traced: None) -> None:
+    """What grows with requests is back where it was, once they are answered; of an order its customer's stays."""
     clients = await customers(broker, 10)
-    for _ in range(5):
-        answers = Counter(await asyncio.gather(*(place(clients[number % 10]) for number in range(100))))
-        assert answers == {(201, None, ""): 100}
-    await all_end(broker)
 
     async def at_rest() -> bool:
         names = ("broker_queue_depth", "broker_open_trades")
         return not any([await figure(broker, name) for name in names])
 
-    await eventually(at_rest)
-    tasks = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
-    assert max(tasks.values()) < 100 * 10, tasks
+    async def orders(count: int) -> Kept:
+        for _ in range(count // 50):
+            answers = Counter(await asyncio.gather(*(place(clients[number % 10]) for number in range(50))))
+            assert answers == {(201, None, ""): 50}
+        await all_end(broker)
+        await eventually(at_rest)
+        return Kept.now()
+
+    async def reads(count: int) -> Kept:
+        for _ in range(count // 50):
+            answers = await asyncio.gather(*(clients[n % 10].call("GET", "/api/v1/balance") for n in range(50)))
+            assert {status for status, _ in answers} == {200}
+        return Kept.now()
+
+    await reads(100)
+    first = await orders(100)  # connections, statements and caches are there now
+    ordered = (await orders(ORDERS)).since(first)
+    second = await reads(100)
+    read = (await reads(READS)).since(second)
+    for what, count, kept in (("orders", ORDERS, ordered), ("reads", READS, read)):
+        assert kept.tasks < count / 10, (what, kept)
+        assert kept.requests < count / 10, (what, kept)
+        assert kept.objects < count * KEPT_OBJECTS, (what, kept)
+        assert kept.memory < count * KEPT_BYTES, (what, kept)

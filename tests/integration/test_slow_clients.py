@@ -5,9 +5,12 @@ import json
 import os
 import resource
 import socket
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from statistics import median
 
 import aiohttp
 import pytest
@@ -58,12 +61,28 @@ async def buys(client: Client) -> None:
     assert status == 201, placed
 
 
+async def order_s(*clients: Client) -> float:
+    """How long an order takes now: the median of 21, one after another. A machine that stands still is not in it."""
+    took = []
+    for number in range(21):
+        began = time.monotonic()
+        await buys(clients[number % len(clients)])
+        took.append(time.monotonic() - began)
+    return median(took)
+
+
+def is_unnoticed(beside_s: float, *alone_s: float) -> None:
+    """Orders beside the slow ones take about as long as before or after, however slow the machine is."""
+    assert beside_s <= 3 * max(alone_s) + 0.1, (beside_s, alone_s)
+
+
 @dataclass
 class Apart:
     """A broker in a process of its own, with descriptors of its own, and its customers."""
 
     system: System
     clients: list[Client]
+    hot: Client
 
     @property
     def url(self) -> str:
@@ -89,9 +108,11 @@ class Apart:
 async def apart(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Apart]:
     """One for all tests here."""
     folder = tmp_path_factory.mktemp("apart")
-    async with System(folder, customers=5, flags=PATIENT) as running, aiohttp.ClientSession() as http:
+    flags = [*PATIENT, "--queue-wait-s", "20"]
+    async with System(folder, customers=6, flags=flags) as running, aiohttp.ClientSession() as http:
         tokens = [each["token"] for each in running.ready["customers"]]
-        yield Apart(running, [Client(http, running.ready["url"], token) for token in tokens])
+        *clients, hot = [Client(http, running.ready["url"], token) for token in tokens]
+        yield Apart(running, clients, hot)
 
 
 @contextmanager
@@ -108,12 +129,12 @@ def descriptors(apart: Apart, soft: int) -> Iterator[None]:
 async def test_ten_thousand_idle_connections_change_nothing_for_others(apart: Apart) -> None:
     """As many as the limit of open files lets a test open, where that is less: here and in the broker they count."""
     count = min(IDLE, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_OF_OURS)
+    before_s = await order_s(*apart.clients)
     async with open_sockets(apart.url, count):
-        for client in apart.clients:
-            await buys(client)
+        beside_s = await order_s(*apart.clients)
         assert apart.connections() >= count
     await eventually(apart.has_few, WITHIN_S)
-    await buys(apart.clients[0])
+    is_unnoticed(beside_s, before_s, await order_s(*apart.clients))
 
 
 async def test_33_out_of_descriptors_who_comes_late_is_hung_up_on_and_orders_go_on(apart: Apart) -> None:
@@ -182,14 +203,44 @@ async def test_slow_heads_and_bodies_hold_up_nobody_and_are_cut_off(with_setting
         token = str(client.token).encode()
         slow_head = HEAD + token + b"\r\nX-"
         slow_body = HEAD + token + b"\r\nContent-Length: 1000\r\n\r\n{"
+        before_s = await order_s(client)
         async with open_sockets(broker.running.url, 200, [slow_head, slow_body, b"P"]) as sockets:
             dripping = asyncio.create_task(drip(sockets))
-            for _ in range(10):
-                await buys(client)
+            beside_s = await order_s(client)
             async with asyncio.timeout(WITHIN_S):
                 await asyncio.gather(*map(is_closed, sockets))
             dripping.cancel()
-        await buys(client)
+        is_unnoticed(beside_s, before_s, await order_s(client))
+
+
+async def test_51_beside_a_customer_who_orders_without_a_pause_others_orders_take_no_longer(apart: Apart) -> None:
+    alone_s, beside_s = [], []
+    for _ in range(5):  # in turn: what else the machine does is in both
+        alone_s.append(await order_s(*apart.clients))
+        async with flood(apart.hot) as answers:
+            beside_s.append(await order_s(*apart.clients))
+        assert set(answers) <= {201, 429, 503}
+        assert answers.total() > 0
+    is_unnoticed(median(beside_s), median(alone_s))
+
+
+@asynccontextmanager
+async def flood(client: Client) -> AsyncIterator[Counter[int]]:
+    """32 connections of one customer, on each of which one order follows another; how they were answered."""
+    answers = Counter[int]()
+
+    async def order() -> None:
+        while True:
+            status, _ = await client.place("BUY", "AAPL", 1)
+            answers[status] += 1
+
+    tasks = [asyncio.create_task(order()) for _ in range(32)]
+    try:
+        yield answers
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def drip(sockets: Sequence[socket.socket]) -> None:
@@ -204,11 +255,11 @@ async def drip(sockets: Sequence[socket.socket]) -> None:
 async def test_clients_that_read_nothing_hold_up_nobody(broker: Broker) -> None:
     reader, client = await broker.customer(), await broker.customer()
     ask = f"GET /openapi.json HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {reader.token}\r\n\r\n".encode()
+    before_s = await order_s(client)
     async with open_sockets(broker.running.url, 50, [ask * 20]):
-        for _ in range(20):
-            await buys(client)
-            trades = await client.call("GET", "/api/v1/trades")
-            assert trades[0] == 200
+        beside_s = await order_s(client)
+        assert (await client.call("GET", "/api/v1/trades"))[0] == 200
+    is_unnoticed(beside_s, before_s, await order_s(client))
 
 
 async def test_who_reads_nothing_of_a_large_answer_is_cut_off(with_settings: Callable[..., Config]) -> None:
