@@ -169,7 +169,7 @@ async def test_44_on_a_slow_disk_batches_grow_and_nothing_is_lost(dsn: str, conf
 async def test_44_of_a_database_that_stands_still_the_next_batch_waits_and_nothing_that_was_refused_is_done(
     with_settings: Callable[..., Config],
 ) -> None:
-    async with run_broker(tight(with_settings, place_wait_s=1.0)) as broker:
+    async with run_broker(tight(with_settings, place_wait_s=5.0)) as broker:
         clients = await customers(broker, 5)
         stranger = Client(broker.http, broker.running.url, "key_x.not-a-key")
         async with stalled(broker):
