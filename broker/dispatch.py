@@ -38,6 +38,8 @@ _ACCEPT_AFTER_S = 0.05
 
 _LOOKS_LEFT_MAX = 10_000
 """So many looks that nobody waits for any more may lie about."""
+_AWAY_LOOKS = 3
+"""Who has answered nothing for so many first pauses was away; who does not answer some of the calls is only busy."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +57,7 @@ class _Watched:
     cancelling: bool = False  # its cancel is durable: the trade itself may be ahead of its commit
     taken: bool = False  # the exchange has said that it has this order
     denied_since: float | None = None
+    is_another: bool = False  # what the exchange has under its id is another order
     in_vain: bool = False  # its cancel came too late, and the exchange was asked since
 
 
@@ -132,13 +135,13 @@ class Dispatcher:
 
     def look_for_stray(self, trade: Trade) -> None:
         """The trade has ended here, and the exchange may have it open all the same."""
-        self._strays.suspect(trade.trade_id)
+        self._strays.suspect(trade)
 
     def done(self, trade_id: TradeId) -> None:
         """The trade has ended."""
         watched = self._watched.pop(trade_id, None)
         if watched is not None and watched.sends > 1:  # it may have been the first copy that ended
-            self._strays.suspect(trade_id)
+            self._strays.suspect(watched.trade)
 
     def owner(self, trade_id: TradeId) -> CustomerId | None:
         """Whose trade it is, where it is or lately was at work here."""
@@ -196,7 +199,7 @@ class Dispatcher:
             for watched in batch:
                 watched.sends, watched.sent_at = watched.sends + 1, self._now()
                 if watched.sends > 1 and watched.trade.trade_id not in self._watched:  # ended while this was on its way
-                    self._strays.suspect(watched.trade.trade_id)
+                    self._strays.suspect(watched.trade)
         self._answered(batch)
         refused = {w.trade.trade_id: a for w, a in zip(batch, answers, strict=True) if isinstance(a, Refused)}
         sent_before = [w.trade.trade_id for w in batch if w.trade.trade_id in refused and w.sends > 1]
@@ -296,7 +299,7 @@ class Dispatcher:
 
     def _withdrawn(self, trade: Trade) -> Report:
         reason = self._unwanted(trade)
-        self._strays.suspect(trade.trade_id)  # another broker may be sending it at this moment
+        self._strays.suspect(trade)  # another broker may be sending it at this moment
         return Report(
             trade.trade_id,
             ReportType.CANCELLED,
@@ -321,9 +324,15 @@ class Dispatcher:
             self._look_later(watched)
 
     def _answered(self, batch: Sequence[_Watched]) -> None:
-        self._down_since = None
+        """It is there. Where it was away, what waited for longer and longer meanwhile is looked at soon."""
+        down_since, self._down_since = self._down_since, None
         for watched in batch:
             watched.failures = 0
+        if down_since is None or self._now() - down_since < _AWAY_LOOKS * self._config.look_after_s:
+            return
+        for watched in [each for each in self._watched.values() if each.failures > 1]:
+            watched.failures = 0
+            self._look_at(watched, self._now() + self._rng.uniform(0, self._config.look_after_s))
 
     # -------------------------------------------------------------- cancelling
 
@@ -337,9 +346,13 @@ class Dispatcher:
             if not self._cancels:
                 self._has_cancels.clear()
             found = [self._watched.get(trade_id) for trade_id in trade_ids]
-            batch = [watched for watched in found if watched is not None and (watched.sends or watched.taken)]
-            if batch:  # what is not sent yet is cancelled when it is
+            batch = [watched for watched in found if watched is not None and self._may_be_cancelled(watched)]
+            if batch:
                 await self._send_cancels(batch)
+
+    def _may_be_cancelled(self, watched: _Watched) -> bool:
+        """What is not sent yet is cancelled when it is; and somebody else's order, by our id, never."""
+        return bool(watched.sends or watched.taken) and not watched.is_another
 
     async def _send_cancels(self, batch: Sequence[_Watched]) -> None:
         try:
@@ -429,8 +442,11 @@ class Dispatcher:
         for watched in overdue:
             watched.looks += 1
             known = found.get(watched.trade.trade_id)
+            watched.is_another = any(report.is_of_another(watched.trade) for report in known or ())
             if known is None:
                 reports.extend(self._denied(watched))
+            elif watched.is_another:
+                reports.extend([*known, *self._displaced(watched)])
             else:
                 watched.taken, watched.denied_since = True, None
                 reports.extend(known)
@@ -469,6 +485,18 @@ class Dispatcher:
             watched.taken, watched.denied_since = False, None
             self._queue(trade.trade_id)
         return []
+
+    def _displaced(self, watched: _Watched) -> list[Report]:
+        """The exchange has another order under its id: so it has not this one, which ends when the exchange insists."""
+        now, trade = self._now(), watched.trade
+        watched.denied_since = watched.denied_since or now
+        if now - watched.denied_since < self._config.forgotten_after_s:
+            self._look_at(watched, now + self._config.forgotten_after_s / 4)
+            return []
+        log.error("exchange.another_order", trade_id=str(trade.trade_id))
+        self._look_later(watched)
+        end = self._lost(trade)
+        return [replace(end, reason="the exchange has another order under its id", never_taken=True, order=trade)]
 
     def _withdraw(self, watched: _Watched) -> list[Report]:
         """End an order that the exchange does not have and nobody wants, once no copy can be on its way any more.

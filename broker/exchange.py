@@ -86,9 +86,9 @@ class _State(msgspec.Struct):
     filled_quantity: int
     executions: list[_Execution]
     reason: str | None = None
-    symbol: str | None = None
-    side: str | None = None
-    quantity: int | None = None
+    symbol: Any = None  # of any form, as these three are: a state counts also where they say nothing
+    side: Any = None
+    quantity: Any = None
 
 
 class _States(msgspec.Struct):
@@ -140,9 +140,9 @@ def _words(reason: str | None) -> str | None:
     return reason and reason.replace("\0", "")[:_REASON_MAX]
 
 
-def _word(text: str | None) -> str | None:
+def _word(said: object) -> str | None:
     """Longer than every one of ours, so that what is cut off makes none the same."""
-    return text and text[:_WORD_MAX]
+    return said[:_WORD_MAX].upper() if isinstance(said, str) and said else None
 
 
 _FILLS = {ReportType.FILLED, ReportType.PARTIALLY_FILLED, ReportType.CORRECTED}
@@ -192,7 +192,8 @@ def _reports(state: _State, venue: str) -> list[Report]:
 
 def _described(state: _State) -> Described | None:
     """Which order it is, to be compared with the one that was sent; somebody else's words are cut short."""
-    said = Described(_word(state.symbol), _word(state.side), state.quantity)
+    quantity = state.quantity if isinstance(state.quantity, int) else None
+    said = Described(_word(state.symbol), _word(state.side), quantity)
     return None if said == Described() else said
 
 

@@ -7,14 +7,14 @@ As everywhere one denial is not believed: the exchange may have just come back w
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from broker.config import Config
 from broker.core.messages import Report, ReportType
-from broker.core.types import TradeId
+from broker.core.types import Trade, TradeId
 from broker.exchange import Exchange
 from broker.metrics import Metrics
 
@@ -22,12 +22,15 @@ log = structlog.get_logger()
 
 _ENDS = {ReportType.REJECTED, ReportType.CANCELLED, ReportType.EXPIRED, ReportType.REPLACED}
 _DOUBLINGS_MAX = 8
+_LOOKS_MAX = 12
+"""Some ten minutes, by default, for an exchange that neither cancels an order nor says how it ended."""
 
 
 @dataclass(slots=True)
 class _Suspect:
     """An order that is suspected, and how often it was looked up for that."""
 
+    trade: Trade
     looks: int = 0
     denied_since: float | None = None
 
@@ -51,12 +54,12 @@ class Strays:
         self._suspects: OrderedDict[TradeId, _Suspect] = OrderedDict()
         self._due: list[tuple[float, TradeId]] = []  # each of them once
 
-    def suspect(self, trade_id: TradeId) -> None:
+    def suspect(self, trade: Trade) -> None:
         """It has ended here, or is about to: look it up when every copy of it has arrived."""
-        if trade_id in self._suspects:
+        if trade.trade_id in self._suspects:
             return
-        self._suspects[trade_id] = _Suspect()
-        self._look_later(trade_id)
+        self._suspects[trade.trade_id] = _Suspect(trade)
+        self._look_later(trade.trade_id)
         if len(self._suspects) > self._config.recent_trades_max:
             dropped, _ = self._suspects.popitem(last=False)
             log.error("exchange.stray_dropped", trade_id=str(dropped))
@@ -105,21 +108,42 @@ class Strays:
         """Those that have ended there too, or that it insists on not knowing."""
         answer = await self._exchange.lookup(trade_ids)
         found = {trade_id: answer[trade_id] for trade_id in trade_ids if trade_id in answer}  # and nobody else's
-        may_be_open = [trade_id for trade_id, reports in found.items() if not reports or reports[-1].type not in _ENDS]
+        may_be_open = [trade_id for trade_id, reports in found.items() if self._may_be_open(trade_id, reports)]
         too_late = await self._exchange.cancel(may_be_open) if may_be_open else set()
         open_there = set(may_be_open) - too_late
         for trade_id in open_there:
             log.error("exchange.order_after_its_end", trade_id=str(trade_id))
             self._metrics.sweep_findings.labels("open_after_end").inc()
+        await self._take(reports for trade_id, reports in found.items() if trade_id not in too_late)
         unclear: set[TradeId] = set()
         if too_late:  # it may have traded since it was looked up; one that has filled has no end of its own
             again = await self._exchange.lookup(sorted(too_late))
-            found |= {trade_id: again[trade_id] for trade_id in too_late if trade_id in again}
-            unclear = {trade_id for trade_id in too_late if not _says_how_it_ended(again.get(trade_id))}
-        for reports in found.values():  # each for itself: what cannot be taken in spoils no other's
-            await self._report(reports)
+            await self._take(again.get(trade_id, found[trade_id]) for trade_id in too_late)
+            unclear = {trade_id for trade_id in too_late if not self._is_clear(trade_id, again.get(trade_id))}
         denied = {trade_id for trade_id in trade_ids if self._insists(trade_id, is_known=trade_id in found)}
         return (found.keys() - open_there - unclear) | denied
+
+    async def _take(self, found: Iterable[Sequence[Report]]) -> None:
+        """Each for itself: what cannot be taken in spoils no other's."""
+        for reports in found:
+            await self._report(reports)
+
+    def _may_be_open(self, trade_id: TradeId, reports: Sequence[Report]) -> bool:
+        """Not where it is another order that the exchange has under this id: a cancel would go to that one."""
+        suspect = self._suspects.get(trade_id)
+        if suspect is not None and any(report.is_of_another(suspect.trade) for report in reports):
+            return False
+        return not reports or reports[-1].type not in _ENDS
+
+    def _is_clear(self, trade_id: TradeId, reports: Sequence[Report] | None) -> bool:
+        """Whether it says how an order ended that it does not cancel; in the end, nobody asks any more."""
+        suspect = self._suspects.get(trade_id)
+        if reports and reports[-1].type is not ReportType.ACCEPTED:
+            return True
+        if suspect is not None and suspect.looks < _LOOKS_MAX:
+            return False
+        log.error("exchange.stray_unclear", trade_id=str(trade_id))
+        return True
 
     def _insists(self, trade_id: TradeId, *, is_known: bool) -> bool:
         suspect = self._suspects.get(trade_id)
@@ -130,7 +154,3 @@ class Strays:
         if suspect.denied_since is None:
             suspect.denied_since = self._now()
         return self._now() - suspect.denied_since >= self._config.forgotten_after_s
-
-
-def _says_how_it_ended(reports: Sequence[Report] | None) -> bool:
-    return bool(reports and reports[-1].type is not ReportType.ACCEPTED)

@@ -180,7 +180,7 @@ class Described:
     quantity: int | None = None
 
     def is_of(self, trade: Trade) -> bool:
-        """Whether that is the order which was sent."""
+        """Whether that is the order which was sent. It has the quantity of then: only what is held here is restated."""
         return (
             self.symbol in {None, trade.symbol}
             and self.side in {None, trade.side}
@@ -203,6 +203,10 @@ class Report:
     described: Described | None = None  # of what was looked up
     never_taken: bool = field(default=False, repr=False)  # our own desk's word: the exchange does not have the order
     order: "Trade | None" = field(default=None, repr=False, compare=False)  # ... and this is how the desk knows it
+
+    def is_of_another(self, trade: Trade) -> bool:
+        """Whether the exchange has another order under the id of this one, which it then cannot have."""
+        return self.described is not None and not self.described.is_of(trade)
 
 
 # ------------------------------------------------------------------ events

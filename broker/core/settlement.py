@@ -57,7 +57,7 @@ def contradicts_the_end(trade: Trade, report: Report) -> bool:
     It has the order open, although it has ended here before it was done: the word is late, or of a copy that nobody
     watches. Or it ends the order with less than it has executed: then there may be more that it has not told.
     """
-    if report.venue != trade.venue or _is_of_another_order(trade, report):
+    if report.venue != trade.venue or report.is_of_another(trade):
         return False
     if trade.status not in TERMINAL:
         return report.type in _ENDS and report.filled_quantity < _known_quantity(trade)
@@ -71,12 +71,7 @@ def _cannot_be(trade: Trade, report: Report) -> Anomaly | None:
         return Anomaly.OTHER_VENUE
     if trade.status in {Status.PLACED, Status.HELD}:
         return Anomaly.NEVER_SENT
-    return Anomaly.ANOTHER_ORDER if _is_of_another_order(trade, report) else None
-
-
-def _is_of_another_order(trade: Trade, report: Report) -> bool:
-    """What is at the exchange has the quantity that it was sent with: only what is held here is restated."""
-    return report.described is not None and not report.described.is_of(trade)
+    return Anomaly.ANOTHER_ORDER if report.is_of_another(trade) else None
 
 
 # ------------------------------------------------------------------ taken

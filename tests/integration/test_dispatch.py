@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -520,24 +521,73 @@ async def test_17_what_the_exchange_has_where_it_refuses_a_second_copy_is_taken_
     assert not here.desk._accepted, "the desk says nothing of its own"
 
 
-async def test_17_another_order_under_our_id_is_asked_about_ever_more_rarely_and_ours_is_not_sent_again() -> None:
-    """Taken in it changes nothing, so the trade stays open."""
-    here = Floor(Config(look_after_s=1.0, look_max_s=15.0))
-    here.desk._now = lambda: 100.0  # type: ignore[method-assign]
+async def test_17_where_the_exchange_insists_on_another_order_ours_ends_and_neither_is_cancelled() -> None:
+    """Ours cannot be there, and a cancel would end the other one: it goes by the id."""
+    here, now = Floor(Config(forgotten_after_s=30.0)), 100.0
+    here.desk._now = lambda: now  # type: ignore[method-assign]
     trade = a_trade()
-    here.exchange.states[trade.trade_id] = [
-        Report(trade.trade_id, ReportType.ACCEPTED, "sim", described=Described("MSFT", "SELL", 500))
-    ]
+    another = Report(trade.trade_id, ReportType.ACCEPTED, "sim", described=Described("MSFT", "SELL", 500))
+    here.exchange.states[trade.trade_id] = [another]
     here.desk.watch(trade)
     (watched,) = here.desk._watched.values()
-    pauses = []
-    for _ in range(6):
+    here.desk.cancel(trade)
+    for number in range(4):
         await here.desk._look([watched])
-        pauses.append(watched.due - 100.0)
-    assert all(0.75 * most <= pause <= most for pause, most in zip(pauses, (2, 4, 8, 15, 15, 15), strict=True))
-    assert here.exchange.calls == [("lookup", 1)] * 6
-    assert len(here.taken) == 6
+        assert (watched.due, here.taken) == (now + 7.5, [another] * (number + 1))
+        assert not here.desk._may_be_cancelled(watched)
+        now = watched.due
+    await here.desk._look([watched])
+    end = here.taken[-1]
+    assert (end.type, end.never_taken, end.described) == (ReportType.CANCELLED, True, None)
+    assert end.reason == "the exchange has another order under its id"
+    assert here.exchange.calls == [("lookup", 1)] * 5
     assert not here.desk._outgoing
+
+
+async def test_17_what_turns_out_to_be_ours_goes_on_and_can_be_cancelled() -> None:
+    here, now = Floor(Config(forgotten_after_s=30.0)), 100.0
+    here.desk._now = lambda: now  # type: ignore[method-assign]
+    trade = a_trade()
+    another = Report(trade.trade_id, ReportType.ACCEPTED, "sim", described=Described("MSFT", "SELL", 500))
+    here.desk.watch(trade)
+    (watched,) = here.desk._watched.values()
+    for number in range(6):  # it says the one and the other in turn: that is no insisting
+        here.exchange.states[trade.trade_id] = [replace(another, described=None) if number % 2 else another]
+        await here.desk._look([watched])
+        now += 20.0
+    assert [report.type for report in here.taken] == [ReportType.ACCEPTED] * 6
+    assert here.desk._may_be_cancelled(watched)
+
+
+async def test_17_somebody_elses_order_is_no_stray_of_ours_to_be_cancelled() -> None:
+    async with floor(exchange_timeout_s=0.1, rest_look_s=0.2) as here:
+        trade = a_trade()
+        another = Report(trade.trade_id, ReportType.ACCEPTED, "sim", described=Described("MSFT", "SELL", 500))
+        here.exchange.states[trade.trade_id] = [another]
+        here.desk.look_for_stray(trade)
+        await here.heard(another)
+        await here.passes(1.0)
+        assert here.exchange.calls == [("lookup", 1)]
+
+
+async def test_19_what_waited_for_an_exchange_that_was_away_is_looked_at_as_soon_as_it_is_back() -> None:
+    """And not where some of its answers are missing: then it is busy, and asking more makes that worse."""
+    here, now = Floor(Config(look_after_s=1.0, look_max_s=15.0)), 100.0
+    here.desk._now = lambda: now  # type: ignore[method-assign]
+    first = a_trade()
+    for trade in (first, replace(first, trade_id=TradeId(UUID(int=2)))):
+        here.desk.watch(trade)
+    one, other = here.desk._watched.values()
+    for away_s, most in ((60.0, 1.0), (2.0, 15.0)):
+        here.exchange.lookup_fails = 6
+        for _ in range(6):
+            await here.desk._look([one, other])
+            now += away_s / 6
+        waits = other.due
+        await here.desk._look([one])
+        assert other.due <= now + most
+        assert (other.due == waits) == (away_s < 3.0)
+        other.failures = 0
 
 
 async def test_only_what_the_exchange_says_counts_as_a_denial() -> None:

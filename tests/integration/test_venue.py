@@ -154,7 +154,10 @@ async def test_a_lookup_tells_executions_and_the_end(exchange: Answering, venue:
         ({"symbol": None, "side": None, "quantity": None}, None),
         ({"symbol": "AAPL", "side": "BUY", "quantity": 10, "type": "market"}, Described("AAPL", "BUY", 10)),
         ({"symbol": "MSFT"}, Described("MSFT")),
-        ({"side": "\0 buy or sell", "quantity": -1}, Described(None, "\0 buy or sell", -1)),
+        ({"side": "\0 buy or sell", "quantity": -1}, Described(None, "\0 BUY OR SELL", -1)),
+        ({"symbol": "aapl", "side": "buy"}, Described("AAPL", "BUY")),
+        ({"symbol": {"name": "AAPL"}, "side": 1, "quantity": "10"}, None),
+        ({"symbol": "", "side": [], "quantity": 10.5}, None),
         ({"symbol": "A" * 5_000}, Described("A" * 20)),
     ],
 )
