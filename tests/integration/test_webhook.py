@@ -363,6 +363,31 @@ async def test_17_of_another_order_that_the_exchange_has_under_our_id_nothing_is
     assert (await desk.cash(), await desk.shares(), await desk.suspense()) == (("9000.00", "0.00"), 10, 0)
 
 
+async def test_17_an_order_whose_id_another_one_has_ends_and_the_next_one_goes_out(
+    with_settings: Callable[..., Config],
+) -> None:
+    exchange = QuietExchange()
+    async with TestServer(exchange.app()) as server:
+        settings = {
+            "exchange": str(server.make_url("/")),
+            "webhook_secrets": signing.encode_secret(KEY),
+            "look_after_s": 2.0,
+            "look_max_s": 2.0,
+            "forgotten_after_s": 0.5,
+        }
+        async with run_broker(with_settings(**settings)) as broker:
+            desk = Desk(broker, exchange, await broker.customer(cash="10000.00"))
+            _, first = await desk.customer.place("BUY", "AAPL", 10)
+            exchange.states[first["tradeId"]] = state(first["tradeId"], "ACCEPTED") | ANOTHER
+            second = await desk.order()  # a market order holds the next one up until it has ended
+            assert (await desk.customer.ended(first["tradeId"]))["status"] == "CANCELLED"
+            assert (await desk.trade(first["tradeId"]))[1:] == ([], "the exchange has another order under its id")
+            assert await desk.inbox() == ["another_order"]
+            assert await desk.says(fill(second, "e-2", 10, "100.00")) == (204, None)
+            assert (await desk.cash(), await desk.shares()) == (("9000.00", "0.00"), 10)
+            await broker.books_are_right()
+
+
 # ------------------------------------------------------------------ what events do
 
 
