@@ -298,17 +298,15 @@ class Dispatcher:
         return not is_heard_of and not watched.read_again and watched.queued_at >= long_ago
 
     def _withdrawn(self, trade: Trade) -> Report:
-        reason = self._unwanted(trade)
         self._strays.suspect(trade)  # another broker may be sending it at this moment
-        return Report(
-            trade.trade_id,
-            ReportType.CANCELLED,
-            self._venue,
-            filled_quantity=trade.filled_quantity,
-            reason=reason,
-            never_taken=True,
-            order=trade,
-        )
+        return self._not_there(trade, self._unwanted(trade))
+
+    def _not_there(self, trade: Trade, reason: str | None) -> Report:
+        return replace(self._over(trade, reason), never_taken=True, order=trade)
+
+    def _over(self, trade: Trade, reason: str | None) -> Report:
+        filled = trade.filled_quantity
+        return Report(trade.trade_id, ReportType.CANCELLED, self._venue, filled_quantity=filled, reason=reason)
 
     def _refusal(self, trade_id: TradeId, answer: Refused) -> Report:
         return Report(trade_id, ReportType.REJECTED, self._venue, reason=answer.reason)
@@ -460,9 +458,7 @@ class Dispatcher:
     def _denied(self, watched: _Watched) -> list[Report]:
         """The exchange does not know the order: send it, unless it had it before; then only when it insists."""
         now, trade = self._now(), watched.trade
-        if (
-            trade.venue != self._venue
-        ):  # it is at an exchange that is not configured any more: never to be sent here too
+        if trade.venue != self._venue:  # one that is not configured any more: never to be sent here too
             log.error("exchange.not_configured", venue=trade.venue, trade_id=str(trade.trade_id))
             self._look_later(watched)
             return []
@@ -477,7 +473,8 @@ class Dispatcher:
             self._metrics.sweep_findings.labels("lost_after_partial").inc()
             log.error("exchange.lost_order_after_partial_fill", trade_id=str(trade.trade_id))
             self._look_later(watched)
-            return [self._lost(trade)]
+            filled = f"{trade.filled_quantity} of {trade.quantity} {trade.symbol}"
+            return [self._over(trade, f"the exchange lost the order after it had filled {filled}")]
         elif self._unwanted(trade) is not None:
             return self._withdraw(watched)
         else:
@@ -495,8 +492,7 @@ class Dispatcher:
             return []
         log.error("exchange.another_order", trade_id=str(trade.trade_id))
         self._look_later(watched)
-        end = self._lost(trade)
-        return [replace(end, reason="the exchange has another order under its id", never_taken=True, order=trade)]
+        return [self._not_there(trade, "the exchange has another order under its id")]
 
     def _withdraw(self, watched: _Watched) -> list[Report]:
         """End an order that the exchange does not have and nobody wants, once no copy can be on its way any more.
@@ -512,11 +508,6 @@ class Dispatcher:
         self._metrics.sweep_findings.labels("withdrawn").inc()
         self._look_later(watched)
         return [self._withdrawn(watched.trade)]
-
-    def _lost(self, trade: Trade) -> Report:
-        filled = trade.filled_quantity
-        reason = f"the exchange lost the order after it had filled {filled} of {trade.quantity} {trade.symbol}"
-        return Report(trade.trade_id, ReportType.CANCELLED, self._venue, filled_quantity=filled, reason=reason)
 
     async def _look_for_strays(self) -> None:
         try:
